@@ -1,0 +1,1 @@
+//! Identities, authority, join tokens, trust bundle and verifiers.

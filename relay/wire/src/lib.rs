@@ -1,0 +1,1 @@
+//! The protocol: frames, codes, limits and control machines.

@@ -1,0 +1,324 @@
+//! Which headers reach a backend, and which come back.
+//!
+//! Names are compared in a canonical spelling in which `_` is `-`: servers that make
+//! variables of headers do not tell the two apart, so neither may a caller.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Hop-by-hop (RFC 9110, 7.6.1) and framing headers: never carried, in either direction.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "http2-settings",
+];
+
+/// Credentials and metadata that reach a backend only where its service says `pass:`.
+const DROPPED: &[&str] = &["authorization", "cookie", "x-api-key", "x-tfy-metadata"];
+
+/// Families of them, by what they begin with.
+const DROPPED_PREFIXES: &[&str] = &["proxy-", "x-culvert-"];
+
+/// The header rules of one service.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HeaderRules {
+    inject: Vec<(HeaderName, HeaderValue)>,
+    pass: Vec<String>,
+}
+
+/// Why a header cannot be injected or passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderRuleError {
+    /// It belongs to the connection, not to the call.
+    #[error("belongs to the connection and is never carried")]
+    HopByHop,
+    /// The length is the body's own.
+    #[error("is decided by the body")]
+    Length,
+    /// `host` comes from the url or from `headers`.
+    #[error("is decided by the url, or by `headers`")]
+    Host,
+}
+
+impl HeaderRules {
+    /// Rules that add `inject` and let `pass` through.
+    ///
+    /// # Errors
+    /// The name of a header that can be neither, and why.
+    pub fn new(
+        inject: Vec<(HeaderName, HeaderValue)>,
+        pass: Vec<HeaderName>,
+    ) -> Result<Self, (HeaderName, HeaderRuleError)> {
+        for name in inject.iter().map(|(name, _)| name).chain(&pass) {
+            if is_hop_by_hop(&canonical(name)) {
+                return Err((name.clone(), HeaderRuleError::HopByHop));
+            }
+            if name == header::CONTENT_LENGTH {
+                return Err((name.clone(), HeaderRuleError::Length));
+            }
+        }
+        if let Some(host) = pass.iter().find(|name| *name == header::HOST) {
+            return Err((host.clone(), HeaderRuleError::Host));
+        }
+        let inject = inject
+            .into_iter()
+            .map(|(name, mut value)| {
+                value.set_sensitive(true);
+                (name, value)
+            })
+            .collect();
+        Ok(Self {
+            inject,
+            pass: pass.iter().map(canonical).collect(),
+        })
+    }
+
+    /// What is sent to a backend whose authority is `host`, of what the caller sent.
+    pub fn outgoing(&self, mut caller: HeaderMap, host: &HeaderValue) -> HeaderMap {
+        let named = connection_named(&caller);
+        let dropped: Vec<HeaderName> = caller
+            .keys()
+            .filter(|name| self.drops(name, &named))
+            .cloned()
+            .collect();
+        for name in dropped {
+            caller.remove(name);
+        }
+        caller.insert(header::HOST, host.clone());
+        for (name, value) in &self.inject {
+            caller.insert(name.clone(), value.clone());
+        }
+        caller
+    }
+
+    /// The headers of our own requests to the backend (probes, discovery).
+    pub fn own(&self, host: &HeaderValue) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        self.outgoing(headers, host)
+    }
+
+    /// The names of what is injected, for people. Never the values.
+    pub fn injected_names(&self) -> impl Iterator<Item = &str> {
+        self.inject.iter().map(|(name, _)| name.as_str())
+    }
+
+    fn drops(&self, name: &HeaderName, named: &[String]) -> bool {
+        let canon = canonical(name);
+        if is_hop_by_hop(&canon) || named.contains(&canon) || canon == "host" {
+            return true;
+        }
+        if self.inject.iter().any(|(name, _)| canonical(name) == canon) {
+            return true;
+        }
+        // `content_length` and its like would be read as the header that frames the body.
+        if canon == "content-length" && name != header::CONTENT_LENGTH {
+            return true;
+        }
+        is_private(&canon) && !self.pass.contains(&canon)
+    }
+}
+
+const USER_AGENT: &str = concat!("culvert-agent/", env!("CARGO_PKG_VERSION"));
+
+/// What of a backend's answer goes back: all but what belongs to the connection.
+pub fn answer(mut headers: HeaderMap) -> HeaderMap {
+    let named = connection_named(&headers);
+    let dropped: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let canon = canonical(name);
+            is_hop_by_hop(&canon) || named.contains(&canon)
+        })
+        .cloned()
+        .collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn connection_named(headers: &HeaderMap) -> Vec<String> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase().replace('_', "-"))
+        .collect()
+}
+
+fn canonical(name: &HeaderName) -> String {
+    name.as_str().replace('_', "-")
+}
+
+fn is_hop_by_hop(canon: &str) -> bool {
+    HOP_BY_HOP.contains(&canon)
+}
+
+fn is_private(canon: &str) -> bool {
+    DROPPED.contains(&canon) || DROPPED_PREFIXES.iter().any(|p| canon.starts_with(p))
+}
+
+impl std::fmt::Debug for HeaderRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeaderRules")
+            .field("inject", &self.injected_names().collect::<Vec<_>>())
+            .field("pass", &self.pass)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules(inject: &[(&str, &str)], pass: &[&str]) -> HeaderRules {
+        HeaderRules::new(
+            inject
+                .iter()
+                .map(|(n, v)| (n.parse().expect("a name"), v.parse().expect("a value")))
+                .collect(),
+            pass.iter().map(|n| n.parse().expect("a name")).collect(),
+        )
+        .expect("rules")
+    }
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(
+                name.parse::<HeaderName>().expect("a name"),
+                value.parse().expect("a value"),
+            );
+        }
+        map
+    }
+
+    fn host() -> HeaderValue {
+        HeaderValue::from_static("h:1")
+    }
+
+    #[test]
+    fn credentials_of_the_caller_stay_out() {
+        let out = rules(&[], &[]).outgoing(
+            map(&[
+                ("authorization", "Bearer gateway-key"),
+                ("cookie", "a=b"),
+                ("x-api-key", "k"),
+                ("x_api_key", "k"),
+                ("proxy-authorization", "p"),
+                ("x-culvert-key", "k"),
+                ("x-culvert-anything", "k"),
+                ("x_culvert_key", "k"),
+                ("x-tfy-metadata", "{}"),
+                ("accept", "text/event-stream"),
+                ("mcp-session-id", "s"),
+            ]),
+            &host(),
+        );
+        let names: Vec<&str> = out.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(out["accept"], "text/event-stream");
+        assert_eq!(out["mcp-session-id"], "s");
+        assert_eq!(out["host"], "h:1");
+    }
+
+    #[test]
+    fn pass_lets_exactly_what_it_names_through() {
+        let out = rules(&[], &["authorization", "X-Tfy-Metadata"]).outgoing(
+            map(&[
+                ("authorization", "user"),
+                ("cookie", "c"),
+                ("x-tfy-metadata", "{}"),
+            ]),
+            &host(),
+        );
+        assert_eq!(out["authorization"], "user");
+        assert_eq!(out["x-tfy-metadata"], "{}");
+        assert!(!out.contains_key("cookie"));
+    }
+
+    #[test]
+    fn injected_headers_replace_every_spelling() {
+        let out = rules(
+            &[("X-Team-Id", "ours"), ("authorization", "Bearer vllm")],
+            &["authorization"],
+        )
+        .outgoing(
+            map(&[
+                ("x-team-id", "1"),
+                ("x-team-id", "2"),
+                ("x_team_id", "3"),
+                ("x-team_id", "4"),
+                ("Authorization", "caller"),
+                ("connection", "x-team-id"),
+            ]),
+            &host(),
+        );
+        assert_eq!(
+            out.get_all("x-team-id").iter().collect::<Vec<_>>(),
+            ["ours"]
+        );
+        assert_eq!(out["authorization"], "Bearer vllm");
+        assert_eq!(out.len(), 3, "{out:?}");
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_is_not_carried() {
+        let caller = map(&[
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("transfer_encoding", "chunked"),
+            ("content_length", "0"),
+            ("content-length", "5"),
+            ("upgrade", "h2c"),
+            ("host", "evil"),
+        ]);
+        let out = rules(&[], &[]).outgoing(caller.clone(), &host());
+        assert_eq!(out.len(), 2, "{out:?}");
+        assert_eq!(out["content-length"], "5");
+        assert_eq!(out["host"], "h:1");
+        let back = answer(caller);
+        assert!(!back.contains_key("x-hop") && !back.contains_key("transfer-encoding"));
+    }
+
+    #[test]
+    fn rules_that_make_no_sense_are_errors() {
+        let name = |n: &str| n.parse::<HeaderName>().expect("a name");
+        let value = HeaderValue::from_static("1");
+        assert!(HeaderRules::new(vec![(name("connection"), value.clone())], vec![]).is_err());
+        assert!(HeaderRules::new(vec![(name("content-length"), value)], vec![]).is_err());
+        assert!(HeaderRules::new(vec![], vec![name("host")]).is_err());
+        assert!(HeaderRules::new(vec![], vec![name("transfer-encoding")]).is_err());
+    }
+
+    #[test]
+    fn debug_hides_values() {
+        let shown = format!("{:?}", rules(&[("authorization", "Bearer s3cret")], &[]));
+        assert!(shown.contains("authorization") && !shown.contains("s3cret"));
+    }
+
+    proptest! {
+        /// However it is spelt, a caller's value never stands beside or before ours.
+        #[test]
+        fn a_caller_cannot_override(spelling in "[xX][-_][tT][eE][aA][mM]", value in "[a-z]{1,8}") {
+            let out = rules(&[("x-team", "OURS")], &[]).outgoing(map(&[(&spelling, &value)]), &host());
+            for (name, value) in &out {
+                if canonical(name) == "x-team" {
+                    prop_assert_eq!(value, "OURS");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What can be called: the agent's own answer, whatever a plane has let through.
+//!
+//! A call is admitted by its method and path alone, which are pure facts of its head;
+//! [`Rules::admit`] gives back the target that is sent, and nothing else is.
+
+mod model;
+mod path;
+mod pattern;
+
+use http::Method;
+
+pub use path::{CleanPath, MAX_PATH_BYTES, PathError, decode_path};
+pub use pattern::{PathRule, PatternError};
+
+/// Longest query that is passed on, in bytes.
+pub const MAX_QUERY_BYTES: usize = 16 * 1024;
+
+/// What a service lets be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// The pairs of the model APIs, below `/v1`.
+    Model,
+    /// The one url of the service.
+    Mcp,
+    /// What the service's `allow` lists.
+    Http(Vec<Allow>),
+}
+
+/// One entry of `allow`: each of the methods on each of the paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Exact methods.
+    pub methods: Vec<Method>,
+    /// Patterns of paths.
+    pub paths: Vec<PathRule>,
+}
+
+/// The path of a service's url, which everything that is sent to it begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// `""` or `/v1`: without a trailing slash.
+    prefix: String,
+    /// Path and query of the url as it is written, for `mcp`.
+    whole: String,
+}
+
+/// A call that may be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    segments: Vec<String>,
+    query: Option<String>,
+}
+
+/// Why a call may not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The path has more than one reading.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The query holds a character that HTTP does not allow there, or is too long.
+    #[error("the query is malformed or too long")]
+    Query,
+    /// Nothing of what is allowed matches.
+    #[error("this method and path are not allowed")]
+    NotListed,
+}
+
+impl Rules {
+    /// Whether `method` on `target` (path and query as the caller's plane gave them) may be
+    /// called.
+    ///
+    /// # Errors
+    /// [`Denied`] with the first reason found.
+    pub fn admit(&self, method: &Method, target: &str) -> Result<Admitted, Denied> {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let path = decode_path(path)?;
+        if query.is_some_and(|query| !is_query(query)) {
+            return Err(Denied::Query);
+        }
+        let segments = self
+            .listed(method, &path, query)
+            .ok_or(Denied::NotListed)?
+            .to_vec();
+        Ok(Admitted {
+            segments,
+            query: query.map(str::to_owned),
+        })
+    }
+
+    /// The segments to send below the url's path.
+    fn listed<'p>(
+        &self,
+        method: &Method,
+        path: &'p CleanPath,
+        query: Option<&str>,
+    ) -> Option<&'p [String]> {
+        match self {
+            Self::Model => path
+                .below("v1")
+                .filter(|segments| model::is_listed(method, segments)),
+            Self::Mcp => {
+                let is_url = matches!(path.as_slice(), [only] if only.is_empty());
+                let is_method = [Method::POST, Method::GET, Method::DELETE].contains(method);
+                (is_url && is_method && query.is_none()).then_some(&[])
+            }
+            Self::Http(allow) => allow
+                .iter()
+                .any(|entry| entry.matches(method, path))
+                .then(|| path.as_slice()),
+        }
+    }
+}
+
+impl Allow {
+    fn matches(&self, method: &Method, path: &CleanPath) -> bool {
+        self.methods.contains(method) && self.paths.iter().any(|rule| rule.matches(path))
+    }
+}
+
+impl Base {
+    /// From a url that was checked at the edge: see [`decode_path`].
+    ///
+    /// # Errors
+    /// [`PathError`] where the url's own path has more than one reading.
+    pub fn new(url: &url::Url) -> Result<Self, PathError> {
+        decode_path(url.path())?;
+        let whole = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        Ok(Self {
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            whole,
+        })
+    }
+
+    /// Path and query that are sent to the backend.
+    pub fn target(&self, admitted: &Admitted) -> String {
+        if admitted.segments.is_empty() {
+            return self.whole.clone();
+        }
+        let mut out = self.prefix.clone();
+        path::encode_segments(&admitted.segments, &mut out);
+        if let Some(query) = &admitted.query {
+            out.push('?');
+            out.push_str(query);
+        }
+        out
+    }
+}
+
+fn is_query(query: &str) -> bool {
+    query.len() <= MAX_QUERY_BYTES
+        && query
+            .bytes()
+            .all(|b| (0x21..0x7f).contains(&b) && b != b'#')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sent(rules: &Rules, url: &str, method: Method, target: &str) -> Result<String, Denied> {
+        let base = Base::new(&url::Url::parse(url).expect("a url")).expect("a base");
+        rules.admit(&method, target).map(|ok| base.target(&ok))
+    }
+
+    fn billing() -> Rules {
+        Rules::Http(vec![Allow {
+            methods: vec![Method::GET],
+            paths: vec![PathRule::parse("/v1/invoices/*").expect("a pattern")],
+        }])
+    }
+
+    #[test]
+    fn model_calls_go_under_the_path_of_the_url() {
+        let to = |url, method, target| sent(&Rules::Model, url, method, target);
+        assert_eq!(
+            to("http://h:8000/v1", Method::POST, "/v1/chat/completions").as_deref(),
+            Ok("/v1/chat/completions")
+        );
+        assert_eq!(
+            to("http://h/openai/v1/", Method::GET, "/v1/models/meta/x?a=b").as_deref(),
+            Ok("/openai/v1/models/meta/x?a=b")
+        );
+        assert_eq!(
+            to("http://h", Method::POST, "/v1/messages").as_deref(),
+            Ok("/messages")
+        );
+        assert_eq!(
+            to("http://h/v1", Method::POST, "/api/delete"),
+            Err(Denied::NotListed)
+        );
+        assert_eq!(
+            to("http://h/v1", Method::GET, "/v1"),
+            Err(Denied::NotListed)
+        );
+    }
+
+    #[test]
+    fn mcp_is_one_url() {
+        let to =
+            |method, target| sent(&Rules::Mcp, "https://m.internal/mcp?team=a", method, target);
+        assert_eq!(to(Method::POST, "/").as_deref(), Ok("/mcp?team=a"));
+        assert_eq!(to(Method::DELETE, "/").as_deref(), Ok("/mcp?team=a"));
+        assert_eq!(to(Method::POST, "/x"), Err(Denied::NotListed));
+        assert_eq!(to(Method::POST, "/?team=b"), Err(Denied::NotListed));
+        assert_eq!(to(Method::PUT, "/"), Err(Denied::NotListed));
+    }
+
+    #[test]
+    fn http_is_what_allow_lists() {
+        let to = |method, target| sent(&billing(), "https://b.internal/api", method, target);
+        assert_eq!(
+            to(Method::GET, "/v1/invoices/7?full=1").as_deref(),
+            Ok("/api/v1/invoices/7?full=1")
+        );
+        assert_eq!(to(Method::HEAD, "/v1/invoices/7"), Err(Denied::NotListed));
+        assert_eq!(to(Method::GET, "/v1/customers/7"), Err(Denied::NotListed));
+        assert_eq!(
+            to(Method::GET, "/v1/invoices/../customers"),
+            Err(Denied::Path(PathError::DotSegment))
+        );
+        assert_eq!(to(Method::GET, "/v1/invoices/7?a b"), Err(Denied::Query));
+        assert_eq!(to(Method::GET, "/v1/invoices/7?a#b"), Err(Denied::Query));
+    }
+
+    proptest! {
+        /// Nothing leaves the one place that is allowed, as any server would read it.
+        #[test]
+        fn nothing_leaves_what_is_allowed(
+            tail in "(/|\\.\\.|%2e|%2f|%5c|\\\\|;|%00|%25|\\?|#|[a-z0-9 ]|\\PC){0,24}",
+        ) {
+            let rules = billing();
+            let target = format!("/v1/invoices/{tail}");
+            if let Ok(path) = sent(&rules, "http://h/api", Method::GET, &target) {
+                let url = url::Url::parse(&format!("http://h{path}")).expect("a url");
+                let rest = url.path().strip_prefix("/api/v1/invoices/").expect("the prefix");
+                prop_assert!(!rest.is_empty() && !rest.contains('/'), "{}", path);
+            }
+        }
+
+        #[test]
+        fn any_target_has_an_answer(target in "\\PC{0,80}") {
+            for rules in [Rules::Model, Rules::Mcp, billing()] {
+                if let Ok(admitted) = rules.admit(&Method::GET, &target) {
+                    prop_assert!(target.starts_with('/'), "{:?}", admitted);
+                }
+            }
+        }
+    }
+}

@@ -1,1 +1,33 @@
 //! Identities, authority, join tokens, trust bundle and verifiers.
+pub mod address;
+pub mod authority;
+mod base62;
+pub mod bundle;
+pub mod credentials;
+pub mod identity;
+mod json;
+pub mod key;
+pub mod name;
+mod proof;
+mod random;
+pub mod record;
+pub mod request;
+pub mod secret;
+mod text;
+mod time;
+pub mod tls;
+pub mod token;
+pub mod verifier;
+
+pub use address::HostPort;
+pub use authority::{Authority, AuthorityError, Chain, LEAF_LIFETIME};
+pub use bundle::{RootPin, TrustBundle};
+pub use credentials::Credentials;
+pub use identity::{AgentId, AgentIdentity, Identity, PlaneIdentity, ReplicaId, Role, TokenId};
+pub use key::KeyPair;
+pub use name::{ConnectorName, Region, TenantName, TrustDomain, Zone};
+pub use record::{RecordHeader, SignedRecord};
+pub use request::{JoinAnswer, JoinRequest, ProofError, RenewRequest, VerifiedCsr};
+pub use secret::SecretText;
+pub use token::{JoinSubject, JoinToken, TokenRecord, TokenSpec};
+pub use verifier::{Expect, PeerLeaf, VerifyError, peer_leaf};

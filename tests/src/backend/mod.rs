@@ -57,9 +57,9 @@ impl Handler for ModelBackend {
         let api = path.strip_prefix("/v1").unwrap_or(&path).to_owned();
         let active = self.stats.begin(&format!("{} {api}", request.method()));
         match (request.method(), api.as_str()) {
-            (&Method::GET, "/models") => {
+            (&Method::GET, models) if models == "/models" || models.starts_with("/models/") => {
                 self.stats.remember(Seen::new(&request.into_parts().0, &[]));
-                answer::done(active, openai::models())
+                answer::done(active, openai::models(models.strip_prefix("/models/")))
             }
             (
                 &Method::POST,

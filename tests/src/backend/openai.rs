@@ -23,12 +23,21 @@ const MODELS: [&str; 6] = [
     "meta-llama/Llama-3.1-8B-Instruct",
 ];
 
-pub(super) fn models() -> Response<Body> {
-    let data: Vec<Value> = MODELS
+/// All models, or the one that a path names.
+pub(super) fn models(one: Option<&str>) -> Response<Body> {
+    let model =
+        |id: &str| json!({"id": id, "object": "model", "created": CREATED, "owned_by": "fixture"});
+    let mut names = MODELS
         .into_iter()
-        .chain(FAULT_MODELS.into_iter().map(|(name, _)| name))
-        .map(|id| json!({"id": id, "object": "model", "created": CREATED, "owned_by": "fixture"}))
-        .collect();
+        .chain(FAULT_MODELS.into_iter().map(|(name, _)| name));
+    if let Some(wanted) = one {
+        let wanted = wanted.replace("%2F", "/");
+        return match names.find(|name| *name == wanted) {
+            Some(name) => answer::json(StatusCode::OK, &model(name)),
+            None => error(StatusCode::NOT_FOUND, "no such model"),
+        };
+    }
+    let data: Vec<Value> = names.map(model).collect();
     answer::json(StatusCode::OK, &json!({"object": "list", "data": data}))
 }
 
@@ -157,10 +166,10 @@ pub(super) async fn completions(ask: Ask, switch: FaultSwitch) -> Response<Body>
 }
 
 pub(super) fn embeddings(ask: Ask) -> Response<Body> {
-    let inputs = match &ask.json["input"] {
-        Value::Array(items) if items.iter().all(Value::is_string) => items.len(),
-        _ => 1,
-    };
+    let strings = ask.json["input"]
+        .as_array()
+        .filter(|items| items.iter().all(Value::is_string));
+    let inputs = strings.map_or(1, Vec::len);
     let base64 = ask.json["encoding_format"] == "base64";
     let data: Vec<Value> = (0..inputs)
         .map(|index| json!({"object": "embedding", "index": index, "embedding": embedding(index, base64)}))

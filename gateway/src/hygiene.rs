@@ -1,0 +1,290 @@
+//! Which headers pass, in both directions: one list each.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{self, Entry},
+};
+
+/// The caller's own header that names the target of a call without a model.
+pub const TARGET: HeaderName = HeaderName::from_static("x-culvert-target");
+/// The caller's deadline, in milliseconds from the arrival of the request.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("culvert-timeout-ms");
+/// The request's id: ours to the caller and to the backend, the caller's own in its request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Prefix of the headers that only a gateway writes.
+pub const OURS: &str = "x-culvert-";
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1, and what is treated like them).
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What the edge answers itself, and what says where a request came from: ours replace the caller's.
+const NOT_FROM_CALLERS: [&str; 16] = [
+    "cf-connecting-ip",
+    "culvert-timeout-ms",
+    "expect",
+    "fly-client-ip",
+    "forwarded",
+    "host",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-real-ip",
+    "x-request-id",
+    "x-tfy-metadata",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// What a backend may not say to the callers of a host that many backends share.
+const NOT_FROM_BACKENDS: [&str; 9] = [
+    "alt-svc",
+    "strict-transport-security",
+    "clear-site-data",
+    "service-worker-allowed",
+    "nel",
+    "report-to",
+    "reporting-endpoints",
+    "set-cookie",
+    "server-timing",
+];
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The caller's address.
+    pub address: IpAddr,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The authority that the caller used.
+    pub host: Option<&'a HeaderValue>,
+}
+
+/// Removes from a request what must not go up, and says where it came from.
+pub fn clean_request(headers: &mut HeaderMap, source: Source<'_>) {
+    remove_hop_by_hop(headers);
+    remove_each(headers, &NOT_FROM_CALLERS);
+    remove_prefixed(headers, &[OURS, "x-forwarded-"]);
+    if let Ok(address) = HeaderValue::from_str(&source.address.to_canonical().to_string()) {
+        headers.insert("x-forwarded-for", address);
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(source.scheme));
+    if let Some(host) = source.host {
+        headers.insert("x-forwarded-host", host.clone());
+    }
+}
+
+/// Removes from an answer what backends may not say, and adds what keeps browsers and caches honest.
+pub fn clean_answer(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    remove_each(headers, &NOT_FROM_BACKENDS);
+    remove_prefixed(headers, &[OURS, "access-control-"]);
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox"),
+    );
+    headers.append(
+        header::VARY,
+        HeaderValue::from_static("authorization, x-api-key"),
+    );
+    make_private(headers);
+}
+
+/// Whether the caller said that it reads trailers.
+pub fn wants_trailers(headers: &HeaderMap) -> bool {
+    list(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
+}
+
+/// An answer to one key is never for a shared cache.
+fn make_private(headers: &mut HeaderMap) {
+    let Entry::Occupied(mut entry) = headers.entry(header::CACHE_CONTROL) else {
+        return;
+    };
+    for value in entry.iter_mut() {
+        let Ok(text) = value.to_str() else { continue };
+        let directives = text.split(',').map(str::trim).map(|directive| {
+            let shared = directive.to_ascii_lowercase();
+            match shared.as_str() {
+                "public" => "private",
+                s if s.starts_with("s-maxage") => "",
+                _ => directive,
+            }
+        });
+        let kept: Vec<_> = directives
+            .filter(|directive| !directive.is_empty())
+            .collect();
+        if let Ok(replaced) = HeaderValue::from_str(&kept.join(", ")) {
+            *value = replaced;
+        }
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = list(headers, header::CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    for name in named {
+        // A message that names its own length as hop-by-hop would lose it.
+        if name != header::CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+    remove_each(headers, &HOP_BY_HOP);
+}
+
+fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+}
+
+fn remove_each(headers: &mut HeaderMap, names: &[&str]) {
+    for name in names {
+        headers.remove(*name);
+    }
+}
+
+fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
+    let matching = |name: &&HeaderName| {
+        prefixes
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix))
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(matching).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn source() -> Source<'static> {
+        Source {
+            address: "::ffff:192.0.2.7".parse().unwrap(),
+            scheme: "http",
+            host: None,
+        }
+    }
+
+    #[test]
+    fn requests_lose_what_is_not_theirs_to_say() {
+        let mut headers = map(&[
+            ("connection", "x-drop, Close, content-length"),
+            ("content-length", "3"),
+            ("x-drop", "1"),
+            ("te", "trailers"),
+            ("upgrade", "websocket"),
+            ("transfer-encoding", "chunked"),
+            ("host", "gw"),
+            ("expect", "100-continue"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-prefix", "/x"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-culvert-tenant", "other"),
+            ("x-culvert-target", "a/b"),
+            ("x-request-id", "theirs"),
+            ("accept", "text/event-stream"),
+            ("mcp-session-id", "s"),
+        ]);
+        assert!(wants_trailers(&headers));
+        clean_request(&mut headers, source());
+        let mut left: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "accept: text/event-stream",
+                "content-length: 3",
+                "mcp-session-id: s",
+                "x-forwarded-for: 192.0.2.7",
+                "x-forwarded-proto: http",
+            ]
+        );
+    }
+
+    #[test]
+    fn answers_lose_what_speaks_for_the_host() {
+        let mut headers = map(&[
+            ("alt-svc", "h3=\":443\""),
+            ("strict-transport-security", "max-age=1"),
+            ("clear-site-data", "*"),
+            ("service-worker-allowed", "/"),
+            ("nel", "x"),
+            ("report-to", "x"),
+            ("reporting-endpoints", "x"),
+            ("set-cookie", "a=b"),
+            ("set-cookie", "c=d"),
+            ("access-control-allow-origin", "*"),
+            ("access-control-expose-headers", "x"),
+            ("x-culvert-zone", "FAKE"),
+            ("server-timing", "db;dur=1"),
+            ("connection", "close"),
+            ("content-type", "application/json"),
+            ("retry-after", "3"),
+            ("vary", "accept"),
+            ("cache-control", "Public, max-age=60, s-maxage=5"),
+        ]);
+        clean_answer(&mut headers);
+        let mut left: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "cache-control: private, max-age=60",
+                "content-security-policy: sandbox",
+                "content-type: application/json",
+                "retry-after: 3",
+                "vary: accept",
+                "vary: authorization, x-api-key",
+                "x-content-type-options: nosniff",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_invented_for_caches() {
+        let mut headers = map(&[("cache-control", "no-store")]);
+        clean_answer(&mut headers);
+        assert_eq!(headers["cache-control"], "no-store");
+        let mut headers = HeaderMap::new();
+        clean_answer(&mut headers);
+        assert!(!headers.contains_key("cache-control"));
+    }
+}

@@ -1,0 +1,4 @@
+//! MCP: a single server's path is a byte proxy. Here is what the gateway looks at aside.
+
+pub mod origin;
+pub mod peek;

@@ -1,0 +1,4 @@
+//! The model APIs: what is read of a body, and what is counted of an answer.
+
+pub mod body;
+pub mod usage;

@@ -1,0 +1,182 @@
+//! Who may have a link: decided from the proven leaf and the latest configuration, purely.
+//!
+//! Nothing here is read from a frame: tenant, connector and agent come out of the leaf that the
+//! handshake proved, and whether they may serve comes out of the snapshot that the embedder
+//! publishes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime};
+
+use culvert_certs::{
+    AgentId, AgentIdentity, ConnectorName, DenyList, Identity, PeerLeaf, TenantName, Zone,
+};
+use culvert_wire::{Code, ServiceName, ServiceOffer};
+
+use crate::limits::MAX_STALENESS;
+
+/// What the embedder knows about who may link; published whole, never changed in place.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The connectors that exist, with their rules.
+    pub connectors: HashMap<(TenantName, ConnectorName), ConnectorPolicy>,
+    /// Who must not link although its certificate is good.
+    pub deny: DenyList,
+    /// When the store was last heard.
+    pub heard_at: SystemTime,
+    /// What happens when two live instances use one identity.
+    pub clones: ClonePolicy,
+}
+
+/// The rules of one connector.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectorPolicy {
+    /// The only service names that may be offered; all if there is no such list.
+    pub services: Option<BTreeSet<ServiceName>>,
+    /// Whether a new agent serves at once.
+    pub approve: Approve,
+    /// The only zones whose planes may serve the connector; all if there is no such list.
+    pub zones: Option<BTreeSet<Zone>>,
+}
+
+/// Whether a new agent serves at once.
+#[derive(Debug, Clone, Default)]
+pub enum Approve {
+    /// It does.
+    #[default]
+    Auto,
+    /// It is held until its id is in this set.
+    Manual(BTreeSet<AgentId>),
+}
+
+/// What happens when two live instances use one identity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClonePolicy {
+    /// Both serve, and the log says so.
+    #[default]
+    Alarm,
+    /// The newcomer is rejected.
+    Refuse,
+}
+
+/// A link that may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Admitted {
+    pub(crate) identity: AgentIdentity,
+    /// Not selectable until approved.
+    pub(crate) held: bool,
+}
+
+/// Why a link may not be: the code for the wire, and the reason for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// The peer proved to be a plane, and links between planes are not served here.
+    #[error("the peer is not an agent")]
+    NotAnAgent,
+    /// The leaf is past its lifetime.
+    #[error("the certificate has expired")]
+    Expired,
+    /// Agent, connector or tenant are on the deny-list.
+    #[error("the identity was revoked")]
+    Revoked,
+    /// No such connector is configured.
+    #[error("the connector is not known")]
+    UnknownConnector,
+    /// The connector forbids this plane.
+    #[error("the connector does not allow this zone")]
+    ZoneNotAllowed,
+    /// The store has been silent for too long to know who was revoked.
+    #[error("this replica has not heard the store for too long")]
+    Stale,
+    /// The tenant opens links faster than it may.
+    #[error("the tenant opens too many links a second")]
+    TooFast,
+    /// A cap of the directory.
+    #[error(transparent)]
+    Full(#[from] crate::directory::CapReached),
+    /// The replica is leaving.
+    #[error("this replica is leaving")]
+    Leaving,
+    /// This instance has a link here that answers.
+    #[error("the instance has a link to this replica already")]
+    Duplicate,
+    /// Another instance with the same key answers, and policy refuses a second one.
+    #[error("another live instance uses this identity")]
+    Clone,
+    /// `attach` names no session of this instance and key.
+    #[error("there is no such session of this instance to attach to")]
+    NoSession,
+}
+
+impl Rejected {
+    /// What the agent is told.
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Self::NotAnAgent | Self::UnknownConnector | Self::ZoneNotAllowed | Self::NoSession => Code::NotAllowed,
+            Self::Expired => Code::Expired,
+            Self::Revoked => Code::Revoked,
+            Self::Stale => Code::Stale,
+            Self::TooFast | Self::Full(_) | Self::Leaving => Code::Busy,
+            Self::Duplicate => Code::Duplicate,
+            Self::Clone => Code::Clone,
+        }
+    }
+}
+
+/// Decides whether the owner of `leaf` may have a link at this moment.
+pub(crate) fn admit(
+    leaf: &PeerLeaf,
+    admission: &Admission,
+    zone: &Zone,
+    now: SystemTime,
+) -> Result<Admitted, Rejected> {
+    let admitted = keep(leaf, admission, zone, now)?;
+    // Only newcomers are refused for a silent store: what is linked goes on serving.
+    if age(admission.heard_at, now) > MAX_STALENESS {
+        return Err(Rejected::Stale);
+    }
+    Ok(admitted)
+}
+
+/// Decides whether a link that was admitted may stay.
+pub(crate) fn keep(
+    leaf: &PeerLeaf,
+    admission: &Admission,
+    zone: &Zone,
+    now: SystemTime,
+) -> Result<Admitted, Rejected> {
+    let Identity::Agent(identity) = &leaf.identity else { return Err(Rejected::NotAnAgent) };
+    if admission.deny.denies(leaf).is_some() {
+        return Err(Rejected::Revoked);
+    }
+    if leaf.not_after <= now {
+        return Err(Rejected::Expired);
+    }
+    let key = (identity.tenant.clone(), identity.connector.clone());
+    let policy = admission.connectors.get(&key).ok_or(Rejected::UnknownConnector)?;
+    if policy.zones.as_ref().is_some_and(|zones| !zones.contains(zone)) {
+        return Err(Rejected::ZoneNotAllowed);
+    }
+    let held = match &policy.approve {
+        Approve::Auto => false,
+        Approve::Manual(approved) => !approved.contains(&identity.agent),
+    };
+    Ok(Admitted { identity: identity.clone(), held })
+}
+
+/// The part of an offer that the connector may serve.
+pub(crate) fn allowed_offer(
+    offer: &[ServiceOffer],
+    admission: &Admission,
+    identity: &AgentIdentity,
+) -> Vec<ServiceOffer> {
+    let key = (identity.tenant.clone(), identity.connector.clone());
+    let bound = admission.connectors.get(&key).and_then(|policy| policy.services.as_ref());
+    let allowed = |service: &&ServiceOffer| bound.is_none_or(|names| names.contains(&service.name));
+    offer.iter().filter(allowed).cloned().collect()
+}
+
+/// A clock that was set back makes news look fresh, never stale.
+fn age(heard_at: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(heard_at).unwrap_or_default()
+}

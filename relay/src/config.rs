@@ -1,0 +1,45 @@
+//! What the embedder decides once, and what it keeps up to date.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_certs::Credentials;
+use culvert_tunnel::ResetKeys;
+use tokio::sync::watch;
+
+use crate::admission::Admission;
+use crate::limits::{DRAIN_SMEAR, DRAIN_TIMEOUT};
+use crate::tcp::Edge;
+
+/// What the embedder decides once.
+#[derive(Debug, Clone)]
+pub struct RelayConfig {
+    /// Where links (UDP) and joins (TCP) are taken; port 0 is any that is free for both.
+    pub link_listen: SocketAddr,
+    /// How long a drain lets started calls finish.
+    pub drain_timeout: Duration,
+    /// The time over which agents spread their replacement dials when this replica leaves.
+    pub drain_smear: Duration,
+}
+
+impl RelayConfig {
+    /// The usual configuration for links at `link_listen`.
+    #[must_use]
+    pub fn new(link_listen: SocketAddr) -> Self {
+        Self { link_listen, drain_timeout: DRAIN_TIMEOUT, drain_smear: DRAIN_SMEAR }
+    }
+}
+
+/// What the embedder keeps up to date, and the keys of the plane.
+#[derive(Debug)]
+pub struct RelayInputs {
+    /// The replica's own identity; renewed ones take effect for new handshakes.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
+    /// Who may link. Each change is applied to the links that stand, too.
+    pub admission: watch::Receiver<Arc<Admission>>,
+    /// The keys that all replicas of a plane share.
+    pub reset_keys: ResetKeys,
+    /// Who takes the TLS connections of the public, should this port serve them too.
+    pub edge: Option<Edge>,
+}

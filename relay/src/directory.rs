@@ -1,0 +1,822 @@
+//! Who serves what: for each tenant and connector, the links and what they offer.
+//!
+//! Readers take immutable snapshots and never wait. Writers change a tenant's book under its own
+//! lock and publish at most one snapshot per [`REBUILD_EVERY`]; that a link left, drains or was
+//! superseded is seen at once, by a flag in the link that every snapshot shares.
+//!
+//! Links are registered and unregistered by id, through a guard, so that a late goodbye can never
+//! remove a newcomer. Of the links of one agent instance, the newest serving one is selectable and
+//! no other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use culvert_certs::{AgentId, ConnectorName, TenantName};
+use culvert_wire::{InstanceId, ServiceHealth, ServiceName, ServiceOffer};
+use tokio::sync::{Notify, watch};
+
+use crate::budget::RetryBudget;
+use crate::limits::{MAX_AGENTS, MAX_LINKS, REBUILD_EVERY};
+use crate::link::{LinkEntry, LinkId, LinkState};
+use crate::meter::ServiceMeter;
+use crate::view::{TenantView, build_view};
+
+/// The links of this replica and what they offer, by tenant.
+///
+/// `H` is what a selected link is used through.
+#[derive(Debug)]
+pub struct Directory<H> {
+    shards: Vec<Shard<H>>,
+    hasher: RandomState,
+    /// Tenants whose snapshot is behind, and when it may be rebuilt.
+    behind: Mutex<HashMap<TenantName, Instant>>,
+    wake: Notify,
+}
+
+/// A cap of the directory that a newcomer would exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CapReached {
+    /// More distinct agents than one connector may have.
+    #[error("the connector has {MAX_AGENTS} agents on this replica, which is the limit")]
+    Agents,
+    /// More links than one connector may hold.
+    #[error("the connector has {MAX_LINKS} links to this replica, which is the limit")]
+    Links,
+}
+
+/// A link that asks to be registered.
+#[derive(Debug, Clone)]
+pub(crate) struct Newcomer {
+    pub(crate) id: LinkId,
+    pub(crate) tenant: TenantName,
+    pub(crate) connector: ConnectorName,
+    pub(crate) agent: AgentId,
+    pub(crate) instance: InstanceId,
+    /// Not selectable until somebody approves the agent.
+    pub(crate) held: bool,
+    pub(crate) offer: Vec<ServiceOffer>,
+}
+
+/// Unregisters its link, and no other, when dropped.
+#[derive(Debug)]
+pub(crate) struct Registration<H> {
+    directory: Arc<Directory<H>>,
+    tenant: Arc<Tenant<H>>,
+    entry: Arc<LinkEntry<H>>,
+}
+
+#[derive(Debug)]
+struct Shard<H> {
+    tenants: ArcSwap<HashMap<TenantName, Arc<Tenant<H>>>>,
+    inserting: Mutex<()>,
+}
+
+/// One tenant's book and its published snapshot.
+#[derive(Debug)]
+pub(crate) struct Tenant<H> {
+    name: TenantName,
+    book: Mutex<Book<H>>,
+    view: ArcSwap<TenantView<H>>,
+    revision: watch::Sender<u64>,
+    pub(crate) retries: RetryBudget,
+}
+
+/// What is true now; in order of arrival.
+#[derive(Debug)]
+struct Book<H> {
+    links: Vec<Written<H>>,
+    rebuilt: Option<Instant>,
+}
+
+/// The services of one link, with what is known of each.
+type Services = BTreeMap<ServiceName, (ServiceOffer, Arc<ServiceMeter>)>;
+
+/// One link with its present offer.
+#[derive(Debug)]
+pub(crate) struct Written<H> {
+    pub(crate) entry: Arc<LinkEntry<H>>,
+    pub(crate) services: Services,
+}
+
+impl<H> Default for Directory<H> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<H> Directory<H> {
+    /// Tenants are spread over this many maps, so that a new tenant copies a small one.
+    const SHARDS: usize = 64;
+
+    /// An empty directory.
+    #[must_use]
+    pub fn new() -> Self {
+        let shard = || Shard {
+            tenants: ArcSwap::default(),
+            inserting: Mutex::new(()),
+        };
+        Self {
+            shards: std::iter::repeat_with(shard).take(Self::SHARDS).collect(),
+            hasher: RandomState::new(),
+            behind: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// What `tenant`'s links offer at present; empty where it has none.
+    #[must_use]
+    pub fn view(&self, tenant: &TenantName) -> Arc<TenantView<H>> {
+        self.tenant(tenant).map_or_else(
+            || Arc::new(TenantView::empty(tenant.clone())),
+            |tenant| tenant.view(),
+        )
+    }
+
+    /// The views of all tenants that have had a link, in no order.
+    #[must_use]
+    pub fn views(&self) -> Vec<Arc<TenantView<H>>> {
+        let tenants = |shard: &Shard<H>| shard.tenants.load_full();
+        self.shards
+            .iter()
+            .map(tenants)
+            .flat_map(|map| map.values().map(|tenant| tenant.view()).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Announces each new snapshot of `tenant` by its revision.
+    #[must_use]
+    pub fn changes(&self, tenant: &TenantName) -> watch::Receiver<u64> {
+        self.tenant_or_new(tenant).revision.subscribe()
+    }
+
+    pub(crate) fn tenant(&self, name: &TenantName) -> Option<Arc<Tenant<H>>> {
+        self.shard(name).tenants.load().get(name).cloned()
+    }
+
+    /// Writes a link down; it supersedes the other links of its instance.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        newcomer: Newcomer,
+        handle: H,
+        now: Instant,
+    ) -> Result<Registration<H>, CapReached> {
+        let tenant = self.tenant_or_new(&newcomer.tenant);
+        let state = if newcomer.held {
+            LinkState::Held
+        } else {
+            LinkState::Serving
+        };
+        let entry = Arc::new(LinkEntry::new(&newcomer, state, handle));
+        {
+            let mut book = tenant.book();
+            book.check_caps(&newcomer)?;
+            let services = meters(newcomer.offer, &BTreeMap::new());
+            book.links.push(Written {
+                entry: Arc::clone(&entry),
+                services,
+            });
+            book.settle(&entry);
+        }
+        self.changed(&tenant, now);
+        Ok(Registration {
+            directory: Arc::clone(self),
+            tenant,
+            entry,
+        })
+    }
+
+    /// Publishes what is due, and says when to come again.
+    pub(crate) fn publish_due(&self, now: Instant) -> Option<Instant> {
+        let due: Vec<TenantName> = {
+            let behind = self.behind();
+            behind
+                .iter()
+                .filter(|(_, due)| **due <= now)
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        for name in due {
+            self.behind().remove(&name);
+            if let Some(tenant) = self.tenant(&name) {
+                tenant.publish(now);
+            }
+        }
+        self.behind().values().min().copied()
+    }
+
+    /// Publishes snapshots as they come due, for ever.
+    pub(crate) async fn keep_published(&self) {
+        loop {
+            let next = self.publish_due(Instant::now());
+            match next {
+                None => self.wake.notified().await,
+                Some(due) => {
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = tokio::time::sleep_until(due.into()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes at once where the last snapshot is old enough, else when it will be.
+    fn changed(&self, tenant: &Arc<Tenant<H>>, now: Instant) {
+        if !tenant.publish_if_due(now) {
+            self.publish_later(tenant);
+        }
+    }
+
+    fn publish_later(&self, tenant: &Tenant<H>) {
+        let due = tenant.book().rebuilt.map(|rebuilt| rebuilt + REBUILD_EVERY);
+        // Without a snapshot there is nothing that could be behind.
+        if let Some(due) = due {
+            self.behind().insert(tenant.name.clone(), due);
+            self.wake.notify_one();
+        }
+    }
+
+    fn behind(&self) -> MutexGuard<'_, HashMap<TenantName, Instant>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard(&self, name: &TenantName) -> &Shard<H> {
+        let hash = self.hasher.hash_one(name);
+        // The remainder of a small divisor fits any usize.
+        #[expect(clippy::cast_possible_truncation, reason = "less than SHARDS")]
+        let index = (hash % Self::SHARDS as u64) as usize;
+        &self.shards[index]
+    }
+
+    fn tenant_or_new(&self, name: &TenantName) -> Arc<Tenant<H>> {
+        if let Some(tenant) = self.tenant(name) {
+            return tenant;
+        }
+        let shard = self.shard(name);
+        let _inserting = shard
+            .inserting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenant) = self.tenant(name) {
+            return tenant;
+        }
+        let tenant = Arc::new(Tenant::new(name.clone()));
+        let mut tenants = HashMap::clone(&shard.tenants.load());
+        tenants.insert(name.clone(), Arc::clone(&tenant));
+        shard.tenants.store(Arc::new(tenants));
+        tenant
+    }
+}
+
+impl<H> Registration<H> {
+    pub(crate) fn entry(&self) -> &Arc<LinkEntry<H>> {
+        &self.entry
+    }
+
+    /// Replaces what the link offers; what is known of services that stay is kept.
+    pub(crate) fn offer(&self, offer: Vec<ServiceOffer>, now: Instant) {
+        {
+            let mut book = self.tenant.book();
+            if let Some(written) = book.find(self.entry.id) {
+                written.services = meters(offer, &written.services);
+            }
+        }
+        self.directory.changed(&self.tenant, now);
+    }
+
+    /// Takes over a health report; services that the link does not offer are skipped.
+    pub(crate) fn health(&self, report: &[ServiceHealth]) {
+        let mut book = self.tenant.book();
+        if let Some(written) = book.find(self.entry.id) {
+            for health in report {
+                if let Some((_, meter)) = written.services.get(&health.name) {
+                    meter.report(health);
+                }
+            }
+        }
+    }
+
+    /// Lets a held link serve, or holds a serving one.
+    pub(crate) fn hold(&self, held: bool) {
+        let mut book = self.tenant.book();
+        match (held, self.entry.state()) {
+            (true, LinkState::Serving | LinkState::Superseded) => {
+                self.entry.set_state(LinkState::Held)
+            }
+            (false, LinkState::Held) => self.entry.set_state(LinkState::Serving),
+            _ => return,
+        }
+        book.settle(&self.entry);
+    }
+
+    /// Takes the link out of selection for good; started calls go on.
+    pub(crate) fn leaving(&self) {
+        let mut book = self.tenant.book();
+        self.entry.set_state(LinkState::Leaving);
+        book.settle(&self.entry);
+    }
+}
+
+impl<H> Drop for Registration<H> {
+    fn drop(&mut self) {
+        {
+            let mut book = self.tenant.book();
+            self.entry.set_state(LinkState::Gone);
+            book.links
+                .retain(|written| written.entry.id != self.entry.id);
+            book.settle(&self.entry);
+        }
+        self.directory.publish_later(&self.tenant);
+    }
+}
+
+impl<H> Tenant<H> {
+    fn new(name: TenantName) -> Self {
+        let view = ArcSwap::from_pointee(TenantView::empty(name.clone()));
+        let book = Mutex::new(Book {
+            links: Vec::new(),
+            rebuilt: None,
+        });
+        Self {
+            name,
+            book,
+            view,
+            revision: watch::Sender::new(0),
+            retries: RetryBudget::new(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> Arc<TenantView<H>> {
+        self.view.load_full()
+    }
+
+    /// The newest link of `instance` but `except`, serving or finishing: whom to ask about a call.
+    pub(crate) fn another_link(
+        &self,
+        instance: InstanceId,
+        except: LinkId,
+    ) -> Option<Arc<LinkEntry<H>>> {
+        let book = self.book();
+        let same = |entry: &&Arc<LinkEntry<H>>| entry.instance == instance && entry.id != except;
+        book.links
+            .iter()
+            .rev()
+            .map(|written| &written.entry)
+            .find(same)
+            .cloned()
+    }
+
+    /// All links of one agent, newest first.
+    pub(crate) fn links_of(&self, agent: AgentId) -> Vec<Arc<LinkEntry<H>>> {
+        let book = self.book();
+        let links = book.links.iter().rev().map(|written| &written.entry);
+        links
+            .filter(|entry| entry.agent == agent)
+            .cloned()
+            .collect()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book<H>> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish_if_due(&self, now: Instant) -> bool {
+        let mut book = self.book();
+        let due = book
+            .rebuilt
+            .is_none_or(|rebuilt| now.saturating_duration_since(rebuilt) >= REBUILD_EVERY);
+        if due {
+            self.rebuild(&mut book, now);
+        }
+        due
+    }
+
+    fn publish(&self, now: Instant) {
+        self.rebuild(&mut self.book(), now);
+    }
+
+    /// Under the book's lock, so that snapshots are published in the order of their books.
+    fn rebuild(&self, book: &mut Book<H>, now: Instant) {
+        let revision = *self.revision.borrow() + 1;
+        self.view.store(Arc::new(build_view(
+            self.name.clone(),
+            revision,
+            &book.links,
+        )));
+        book.rebuilt = Some(now);
+        self.revision.send_replace(revision);
+    }
+}
+
+impl<H> Book<H> {
+    fn find(&mut self, id: LinkId) -> Option<&mut Written<H>> {
+        self.links.iter_mut().find(|written| written.entry.id == id)
+    }
+
+    fn check_caps(&self, newcomer: &Newcomer) -> Result<(), CapReached> {
+        let links = || {
+            self.links
+                .iter()
+                .filter(|written| written.entry.connector == newcomer.connector)
+        };
+        if links().count() >= MAX_LINKS {
+            return Err(CapReached::Links);
+        }
+        let mut agents: BTreeSet<_> = links()
+            .map(|written| *written.entry.agent.as_bytes())
+            .collect();
+        agents.insert(*newcomer.agent.as_bytes());
+        if agents.len() > MAX_AGENTS {
+            return Err(CapReached::Agents);
+        }
+        Ok(())
+    }
+
+    /// Of the links of the same agent instance, only the newest that can serve is selectable.
+    fn settle(&mut self, changed: &LinkEntry<H>) {
+        let same = |written: &&Written<H>| {
+            written.entry.instance == changed.instance && written.entry.agent == changed.agent
+        };
+        let mut chosen = false;
+        for written in self.links.iter().rev().filter(same) {
+            let entry = &written.entry;
+            if matches!(entry.state(), LinkState::Serving | LinkState::Superseded) {
+                entry.set_state(if chosen {
+                    LinkState::Superseded
+                } else {
+                    LinkState::Serving
+                });
+                chosen = true;
+            }
+        }
+    }
+}
+
+/// One meter for each offered service; those that were offered before keep theirs.
+fn meters(offer: Vec<ServiceOffer>, old: &Services) -> Services {
+    let keep = |service: &ServiceOffer| match old.get(&service.name) {
+        Some((before, meter)) if before.kind == service.kind => Arc::clone(meter),
+        _ => Arc::default(),
+    };
+    offer
+        .into_iter()
+        .map(|service| (service.name.clone(), (service.clone(), keep(&service))))
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use culvert_wire::{ServiceKind, ServiceState, SessionId};
+    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+    use super::*;
+
+    /// A link of agent `agent` to be, in its start `instance`, as connection `session`/0.
+    pub(crate) fn newcomer(
+        session: u8,
+        agent: u8,
+        instance: u8,
+        offer: Vec<ServiceOffer>,
+    ) -> Newcomer {
+        Newcomer {
+            id: LinkId {
+                session: SessionId::from_bytes([session; 16]),
+                connection: 0,
+            },
+            tenant: "acme".parse().unwrap(),
+            connector: "vpc".parse().unwrap(),
+            agent: AgentId::from_bytes([agent; 16]),
+            instance: InstanceId::from_bytes([instance; 16]),
+            held: false,
+            offer,
+        }
+    }
+
+    pub(crate) fn service(name: &str, kind: ServiceKind, models: &[&str]) -> ServiceOffer {
+        ServiceOffer {
+            name: name.parse().unwrap(),
+            kind,
+            models: models.iter().map(ToString::to_string).collect(),
+            digest: [0; 32],
+        }
+    }
+
+    pub(crate) fn health(name: &str, state: ServiceState) -> ServiceHealth {
+        let name = name.parse().unwrap();
+        ServiceHealth {
+            name,
+            state,
+            in_flight: 0,
+            capacity: 0,
+            load: None,
+            latency_us: 0,
+        }
+    }
+
+    fn llama() -> Vec<ServiceOffer> {
+        vec![service("llama", ServiceKind::Model, &["llama-8b"])]
+    }
+
+    fn acme() -> TenantName {
+        "acme".parse().unwrap()
+    }
+
+    fn vpc() -> ConnectorName {
+        "vpc".parse().unwrap()
+    }
+
+    #[test]
+    fn a_link_is_seen_from_registration_to_drop() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        assert!(directory.view(&acme()).connectors.is_empty());
+        let registration = directory
+            .register(newcomer(1, 1, 1, llama()), "link", now)
+            .unwrap();
+        let view = directory.view(&acme());
+        let service = view.service(&vpc(), "llama").unwrap();
+        assert!(service.is_up() && service.models.contains("llama-8b"));
+        drop(registration);
+        // The old snapshot knows at once, the new one is published when it is due.
+        assert!(!service.is_up());
+        assert_eq!(directory.publish_due(now + REBUILD_EVERY), None);
+        assert!(directory.view(&acme()).service(&vpc(), "llama").is_none());
+    }
+
+    #[test]
+    fn tenants_see_nothing_of_each_other() {
+        let directory = Arc::new(Directory::new());
+        let _link = directory
+            .register(newcomer(1, 1, 1, llama()), (), Instant::now())
+            .unwrap();
+        assert!(
+            directory
+                .view(&"other".parse().unwrap())
+                .connectors
+                .is_empty()
+        );
+        assert_eq!(directory.views().len(), 1);
+    }
+
+    /// A stale goodbye never removes a newer session, and only the newest is selectable.
+    #[test]
+    fn a_late_goodbye_does_not_evict_the_newcomer() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let old = directory
+            .register(newcomer(1, 1, 1, llama()), "old", now)
+            .unwrap();
+        let new = directory
+            .register(newcomer(2, 1, 1, llama()), "new", now)
+            .unwrap();
+        assert_eq!(old.entry().state(), LinkState::Superseded);
+        assert_eq!(new.entry().state(), LinkState::Serving);
+        drop(old);
+        assert_eq!(new.entry().state(), LinkState::Serving);
+        directory.publish_due(now + REBUILD_EVERY);
+        let view = directory.view(&acme());
+        let links = &view.connectors[&vpc()].links;
+        assert_eq!(
+            links.iter().map(|link| link.handle).collect::<Vec<_>>(),
+            ["new"]
+        );
+    }
+
+    #[test]
+    fn the_older_link_takes_over_again_when_the_newer_one_goes_first() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let old = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        let new = directory
+            .register(newcomer(2, 1, 1, llama()), (), now)
+            .unwrap();
+        new.leaving();
+        assert_eq!(
+            (old.entry().state(), new.entry().state()),
+            (LinkState::Serving, LinkState::Leaving)
+        );
+        drop(new);
+        assert_eq!(old.entry().state(), LinkState::Serving);
+    }
+
+    #[test]
+    fn a_held_agent_serves_once_it_is_approved() {
+        let directory = Arc::new(Directory::new());
+        let held = Newcomer {
+            held: true,
+            ..newcomer(1, 1, 1, llama())
+        };
+        let link = directory.register(held, (), Instant::now()).unwrap();
+        let view = directory.view(&acme());
+        let is_up = || view.service(&vpc(), "llama").unwrap().is_up();
+        assert!(!is_up());
+        link.hold(false);
+        assert!(is_up());
+        link.hold(true);
+        assert!(!is_up());
+        link.leaving();
+        link.hold(false);
+        assert_eq!(link.entry().state(), LinkState::Leaving);
+    }
+
+    /// At most one selectable session per agent instance, whatever happens in whatever order.
+    #[test]
+    fn at_most_one_link_of_an_instance_is_selectable_over_random_histories() {
+        for seed in 0..200 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let directory = Arc::new(Directory::new());
+            let mut links: Vec<Registration<()>> = Vec::new();
+            let now = Instant::now();
+            for session in 0..60 {
+                match rng.random_range(0..5) {
+                    0 | 1 => {
+                        let (agent, instance) = (rng.random_range(0..2), rng.random_range(0..3));
+                        let newcomer = newcomer(session, agent, instance, llama());
+                        let newcomer = Newcomer {
+                            held: rng.random_bool(0.2),
+                            ..newcomer
+                        };
+                        links.push(directory.register(newcomer, (), now).unwrap());
+                    }
+                    2 if !links.is_empty() => {
+                        drop(links.swap_remove(rng.random_range(0..links.len())))
+                    }
+                    3 if !links.is_empty() => links[rng.random_range(0..links.len())].leaving(),
+                    4 if !links.is_empty() => {
+                        links[rng.random_range(0..links.len())].hold(rng.random_bool(0.5));
+                    }
+                    _ => {}
+                }
+                let mut selectable = BTreeSet::new();
+                let mut could_be = BTreeSet::new();
+                for link in &links {
+                    let who = (
+                        *link.entry().agent.as_bytes(),
+                        *link.entry().instance.as_bytes(),
+                    );
+                    if link.entry().state() == LinkState::Serving {
+                        assert!(selectable.insert(who), "two selectable links, seed {seed}");
+                    }
+                    if matches!(
+                        link.entry().state(),
+                        LinkState::Serving | LinkState::Superseded
+                    ) {
+                        could_be.insert(who);
+                    }
+                }
+                assert_eq!(
+                    selectable, could_be,
+                    "an instance has no selectable link, seed {seed}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn caps_are_typed_and_name_their_limit() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let mut links = Vec::new();
+        for agent in 0..MAX_AGENTS {
+            let agent = u8::try_from(agent).unwrap();
+            links.push(
+                directory
+                    .register(newcomer(agent, agent, agent, vec![]), (), now)
+                    .unwrap(),
+            );
+        }
+        let refused = directory.register(newcomer(200, 200, 200, vec![]), (), now);
+        let error = refused.map(|_| ()).unwrap_err();
+        assert_eq!(error, CapReached::Agents);
+        assert!(error.to_string().contains("64"), "{error}");
+        // An agent that is there already may have another link.
+        let second = directory
+            .register(newcomer(201, 1, 201, vec![]), (), now)
+            .unwrap();
+        drop(second);
+        links.clear();
+        for link in 0..MAX_LINKS {
+            let (session, instance) = (
+                u8::try_from(link % 250).unwrap(),
+                u8::try_from(link / 250).unwrap(),
+            );
+            let mut newcomer = newcomer(session, 1, session, vec![]);
+            newcomer.id.connection = u32::from(instance);
+            links.push(directory.register(newcomer, (), now).unwrap());
+        }
+        let refused = directory.register(newcomer(251, 1, 251, vec![]), (), now);
+        assert_eq!(refused.map(|_| ()).unwrap_err(), CapReached::Links);
+    }
+
+    #[test]
+    fn a_tenant_is_rebuilt_at_most_once_in_its_interval() {
+        let directory = Arc::new(Directory::new());
+        let start = Instant::now();
+        let link = directory
+            .register(newcomer(1, 1, 1, vec![]), (), start)
+            .unwrap();
+        let revision = || directory.view(&acme()).revision;
+        assert_eq!(revision(), 1);
+        for _ in 0..100 {
+            link.offer(llama(), start + REBUILD_EVERY / 2);
+        }
+        assert_eq!(revision(), 1);
+        let due = directory.publish_due(start + REBUILD_EVERY / 2);
+        assert_eq!(due, Some(start + REBUILD_EVERY));
+        assert_eq!(directory.publish_due(start + REBUILD_EVERY), None);
+        assert_eq!(revision(), 2);
+        assert!(directory.view(&acme()).service(&vpc(), "llama").is_some());
+        link.offer(vec![], start + 3 * REBUILD_EVERY);
+        assert_eq!(revision(), 3);
+    }
+
+    #[test]
+    fn health_changes_the_published_view_without_a_rebuild() {
+        let directory = Arc::new(Directory::new());
+        let link = directory
+            .register(newcomer(1, 1, 1, llama()), (), Instant::now())
+            .unwrap();
+        let view = directory.view(&acme());
+        link.health(&[
+            health("llama", ServiceState::Down),
+            health("unknown", ServiceState::Up),
+        ]);
+        assert!(!view.service(&vpc(), "llama").unwrap().is_up());
+        link.health(&[health("llama", ServiceState::Up)]);
+        assert!(view.service(&vpc(), "llama").unwrap().is_up());
+        assert_eq!(directory.view(&acme()).revision, view.revision);
+    }
+
+    #[test]
+    fn what_is_known_of_a_service_survives_a_new_offer() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let link = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        link.health(&[health("llama", ServiceState::Down)]);
+        link.offer(
+            vec![service("llama", ServiceKind::Model, &["new"])],
+            now + REBUILD_EVERY,
+        );
+        let view = directory.view(&acme());
+        assert!(
+            view.service(&vpc(), "llama")
+                .unwrap()
+                .models
+                .contains("new")
+        );
+        assert!(!view.service(&vpc(), "llama").unwrap().is_up());
+    }
+
+    #[test]
+    fn a_kind_conflict_refuses_the_newcomers_service_and_differing_digests_are_shown() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let _first = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        let tools = service("tools", ServiceKind::Mcp, &[]);
+        let offer = vec![service("llama", ServiceKind::Http, &[]), tools.clone()];
+        let _second = directory
+            .register(newcomer(2, 2, 2, offer), (), now)
+            .unwrap();
+        let other = ServiceOffer {
+            digest: [1; 32],
+            ..tools
+        };
+        let _third = directory
+            .register(newcomer(3, 3, 3, vec![other]), (), now)
+            .unwrap();
+        directory.publish_due(now + REBUILD_EVERY);
+        let view = directory.view(&acme());
+        let connector = &view.connectors[&vpc()];
+        assert_eq!(connector.services["llama"].kind, ServiceKind::Model);
+        assert_eq!(connector.services["llama"].links.len(), 1);
+        assert_eq!(connector.conflicts.len(), 1);
+        assert_eq!(connector.conflicts[0].agent, AgentId::from_bytes([2; 16]));
+        assert_eq!(connector.services["tools"].links.len(), 2);
+        assert_eq!(connector.services["tools"].digests.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_announced_by_revision() {
+        let directory = Arc::new(Directory::new());
+        let mut changes = directory.changes(&acme());
+        let link = directory
+            .register(newcomer(1, 1, 1, llama()), (), Instant::now())
+            .unwrap();
+        changes.changed().await.unwrap();
+        drop(link);
+        tokio::select! {
+            () = directory.keep_published() => {}
+            changed = changes.changed() => changed.unwrap(),
+        }
+        assert!(directory.view(&acme()).connectors.is_empty());
+    }
+}

@@ -1,0 +1,74 @@
+//! Every bound of the relay: its name, its unit and its reason.
+//!
+//! Bounds of frames, offers and reports belong to the wire, those of streams and handshakes to the
+//! tunnel.
+
+use std::time::Duration;
+
+/// Distinct agents that may serve one connector here: more is a fleet that wants several connectors.
+pub const MAX_AGENTS: usize = 64;
+/// Links that one connector may hold here: selection looks at each of them on every call.
+pub const MAX_LINKS: usize = 256;
+/// New links per second that one tenant may open; its other agents keep what they have.
+pub const NEW_LINKS_PER_SECOND: u32 = 50;
+/// Least time between two rebuilds of one tenant's view.
+pub const REBUILD_EVERY: Duration = Duration::from_millis(50);
+
+/// Bytes of one call's request body that are kept so that it can be sent again.
+pub const REPLAY_CALL_BYTES: usize = 1024 * 1024;
+/// Bytes that all calls of this replica together may keep for sending again.
+pub const REPLAY_TOTAL_BYTES: usize = 256 * 1024 * 1024;
+/// Times that one call may be sent, the first included: two more agents, then the caller decides.
+pub const MAX_ATTEMPTS: u8 = 3;
+/// How long the question whether an agent saw a call may take, before the answer counts as unknown.
+pub const ASK_WAIT: Duration = Duration::from_millis(1_000);
+
+/// How long a new connection may take to send its `Hello`.
+pub const HELLO_WAIT: Duration = Duration::from_secs(5);
+/// How long an older session may take to prove itself alive when a second one of its agent appears.
+pub const PROOF_WAIT: Duration = Duration::from_millis(1_000);
+/// Connections that may be between their handshake and their `Welcome`.
+pub const MAX_ADMITTING: usize = 1_024;
+/// Oldest news from the store on which new links are still admitted.
+pub const MAX_STALENESS: Duration = Duration::from_secs(24 * 3600);
+/// How often a session looks whether its leaf has expired, should the clock be set.
+pub const LIFETIME_CHECK: Duration = Duration::from_secs(30);
+
+/// How long a TCP client may take to send its TLS hello.
+pub const TLS_HELLO_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of a TLS hello; a post-quantum one with a long chain of extensions needs 2 KiB.
+pub const TLS_HELLO_BYTES: usize = 16 * 1024;
+/// How long the rest of a TLS handshake may take.
+pub const TLS_HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+/// TCP connections that may be in their handshake or in a join; further ones are closed at once.
+pub const MAX_TCP_PENDING: usize = 1_024;
+
+/// Bytes of a join request's body: a CSR, a signature and an id.
+pub const JOIN_BODY_BYTES: usize = 16 * 1024;
+/// How long a join request's head may take.
+pub const JOIN_HEAD_WAIT: Duration = Duration::from_secs(5);
+/// How long a join request's body may take.
+pub const JOIN_BODY_WAIT: Duration = Duration::from_secs(5);
+/// How long control may take to answer a join.
+pub const JOIN_ANSWER_WAIT: Duration = Duration::from_secs(15);
+/// How long a whole join connection may live, whatever it sends.
+pub const JOIN_CONNECTION_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of head that hyper may buffer for a join; its own minimum is 8 KiB.
+pub const JOIN_HEAD_BYTES: usize = 16 * 1024;
+/// Requests to control that may wait for it.
+pub const MAX_CONTROL_REQUESTS: usize = 256;
+/// How long control may take to answer a renewal.
+pub const RENEW_ANSWER_WAIT: Duration = Duration::from_secs(15);
+
+/// How long a drain lets started calls finish.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+/// The time over which agents spread their replacement dials when this replica leaves.
+pub const DRAIN_SMEAR: Duration = Duration::from_secs(2);
+
+const _: () = assert!(REPLAY_CALL_BYTES <= REPLAY_TOTAL_BYTES);
+const _: () = assert!(MAX_AGENTS <= MAX_LINKS);
+const _: () = assert!(MAX_ATTEMPTS >= 2);
+const _: () = assert!(
+    JOIN_CONNECTION_WAIT.as_secs()
+        > JOIN_ANSWER_WAIT.as_secs() + JOIN_BODY_WAIT.as_secs() + JOIN_HEAD_WAIT.as_secs()
+);

@@ -1,0 +1,118 @@
+//! One link as the directory knows it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use culvert_certs::{AgentId, ConnectorName};
+use culvert_wire::{InstanceId, SessionId};
+use tokio::sync::Notify;
+
+use crate::directory::Newcomer;
+
+/// One connection of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId {
+    /// The session that the connection belongs to.
+    pub session: SessionId,
+    /// Counts the connections of the session from 0.
+    pub connection: u32,
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.session, self.connection)
+    }
+}
+
+/// Whether a link takes new calls, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum LinkState {
+    /// Takes new calls.
+    Serving = 0,
+    /// Waits until its agent is approved.
+    Held = 1,
+    /// A newer link of the same agent instance takes the calls.
+    Superseded = 2,
+    /// Finishes what has begun.
+    Leaving = 3,
+    /// Not there any more.
+    Gone = 4,
+}
+
+/// A link with its owner and its state; `H` is what it is used through.
+#[derive(Debug)]
+pub struct LinkEntry<H> {
+    /// Which connection of which session.
+    pub id: LinkId,
+    /// Whom the link serves.
+    pub connector: ConnectorName,
+    /// Who serves, proven by its leaf.
+    pub agent: AgentId,
+    /// Which start of the agent.
+    pub instance: InstanceId,
+    pub(crate) handle: H,
+    state: AtomicU8,
+    calls: AtomicU32,
+    idle: Notify,
+}
+
+impl<H> LinkEntry<H> {
+    pub(crate) fn new(newcomer: &Newcomer, state: LinkState, handle: H) -> Self {
+        Self {
+            id: newcomer.id,
+            connector: newcomer.connector.clone(),
+            agent: newcomer.agent,
+            instance: newcomer.instance,
+            handle,
+            state: AtomicU8::new(state as u8),
+            calls: AtomicU32::new(0),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Whether the link takes new calls at this moment.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        match self.state.load(Ordering::Acquire) {
+            0 => LinkState::Serving,
+            1 => LinkState::Held,
+            2 => LinkState::Superseded,
+            3 => LinkState::Leaving,
+            _ => LinkState::Gone,
+        }
+    }
+
+    /// Changed only under the lock of the tenant's book.
+    pub(crate) fn set_state(&self, state: LinkState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Calls of this replica that are in flight over this link.
+    #[must_use]
+    pub fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn call_started(&self) {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn call_ended(&self) {
+        if self.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Waits until no call is in flight.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            if self.calls() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

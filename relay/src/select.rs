@@ -1,0 +1,338 @@
+//! Which link takes a call.
+//!
+//! Among the links that offer the service *and* the model, are healthy and take new calls: the
+//! agent of the caller's session if it is there, else the cheaper of two at random. Two random
+//! choices spread load almost as well as knowing all, and no crowd runs to the one that looked
+//! best a moment ago.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_certs::{AgentId, ConnectorName};
+use culvert_wire::{ServiceKind, ServiceName, ServiceState};
+use rand::{Rng, RngExt as _};
+
+use crate::link::{LinkEntry, LinkId, LinkState};
+use crate::meter::ServiceMeter;
+use crate::view::{ServiceLink, TenantView};
+
+/// What a call needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Services that are equally good.
+    pub(crate) candidates: &'a [(ConnectorName, ServiceName)],
+    pub(crate) model: Option<&'a str>,
+    /// The agent that has the caller's session.
+    pub(crate) affinity: Option<AgentId>,
+    /// Links that were tried, or are not to be tried.
+    pub(crate) excluded: &'a [LinkId],
+}
+
+/// The link for a call, and the name of the service there.
+#[derive(Debug)]
+pub(crate) struct Selected<'a, H> {
+    pub(crate) service: &'a ServiceName,
+    pub(crate) kind: ServiceKind,
+    pub(crate) link: Arc<LinkEntry<H>>,
+    pub(crate) meter: Arc<ServiceMeter>,
+}
+
+/// Why no link can take a call: the least of the obstacles that were met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum NoTarget {
+    /// Every link that could was tried already.
+    #[error("every agent that could serve was tried")]
+    Tried,
+    /// Links offer it, but their agents know the backend to be down.
+    #[error("the backend is down at every agent that offers it")]
+    Unhealthy,
+    /// Links offer it, but none takes new calls.
+    #[error("every agent that offers it is leaving or waits for approval")]
+    NotServing,
+    /// Links offer the service, but none the model.
+    #[error("no agent offers the model")]
+    NoModel,
+    /// No link offers the service.
+    #[error("no agent is connected that offers the service")]
+    NoLink,
+}
+
+/// Assumed for a link whose answers have not been timed, when nobody else's have been either.
+const USUAL_HEAD: Duration = Duration::from_millis(50);
+
+/// Chooses the link for a call.
+pub(crate) fn select<'a, H>(
+    view: &TenantView<H>,
+    wanted: &Wanted<'a>,
+    rng: &mut impl Rng,
+) -> Result<Selected<'a, H>, NoTarget> {
+    let mut eligible = Vec::new();
+    let mut obstacle = NoTarget::NoLink;
+    for (connector, name) in wanted.candidates {
+        let Some(service) = view.service(connector, name) else {
+            continue;
+        };
+        for link in &service.links {
+            match check(link, wanted) {
+                None => eligible.push(Candidate {
+                    name,
+                    kind: service.kind,
+                    link,
+                }),
+                Some(found) => obstacle = obstacle.min(found),
+            }
+        }
+    }
+    let chosen = choose(&eligible, wanted.affinity, rng).ok_or(obstacle)?;
+    Ok(Selected {
+        service: chosen.name,
+        kind: chosen.kind,
+        link: Arc::clone(&chosen.link.link),
+        meter: Arc::clone(&chosen.link.meter),
+    })
+}
+
+/// A link that could take the call.
+struct Candidate<'a, 'v, H> {
+    name: &'a ServiceName,
+    kind: ServiceKind,
+    link: &'v ServiceLink<H>,
+}
+
+/// What stands against this link, if anything.
+fn check<H>(link: &ServiceLink<H>, wanted: &Wanted<'_>) -> Option<NoTarget> {
+    if wanted
+        .model
+        .is_some_and(|model| !link.models.contains(model))
+    {
+        return Some(NoTarget::NoModel);
+    }
+    if link.link.state() != LinkState::Serving {
+        return Some(NoTarget::NotServing);
+    }
+    if link.meter.state() == ServiceState::Down {
+        return Some(NoTarget::Unhealthy);
+    }
+    wanted
+        .excluded
+        .contains(&link.link.id)
+        .then_some(NoTarget::Tried)
+}
+
+fn choose<'c, 'a, 'v, H>(
+    eligible: &'c [Candidate<'a, 'v, H>],
+    affinity: Option<AgentId>,
+    rng: &mut impl Rng,
+) -> Option<&'c Candidate<'a, 'v, H>> {
+    if let Some(agent) = affinity
+        && let Some(found) = eligible
+            .iter()
+            .find(|candidate| candidate.link.link.agent == agent)
+    {
+        return Some(found);
+    }
+    match eligible {
+        [] => None,
+        [one] => Some(one),
+        many => {
+            let first = rng.random_range(0..many.len());
+            let second = (first + rng.random_range(1..many.len())) % many.len();
+            let (first, second) = (&many[first], &many[second]);
+            let (left, right) = (&first.link.meter, &second.link.meter);
+            // Who has not been timed is taken to be as fast as the other one.
+            let usual = left.head_time().or(right.head_time()).unwrap_or(USUAL_HEAD);
+            Some(if right.cost(usual) < left.cost(usual) {
+                second
+            } else {
+                first
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use culvert_wire::{ServiceHealth, ServiceOffer, SessionId};
+    use rand::{SeedableRng as _, rngs::SmallRng};
+
+    use super::*;
+    use crate::directory::tests::{health, newcomer, service};
+    use crate::directory::{Directory, Registration};
+    use crate::limits::REBUILD_EVERY;
+
+    /// Three agents that offer `llama`, two of them the model `big`, one `tools`.
+    fn world() -> (Arc<Directory<u8>>, Vec<Registration<u8>>) {
+        let directory = Arc::new(Directory::new());
+        let llama = |models: &[&str]| service("llama", ServiceKind::Model, models);
+        let offers: [Vec<ServiceOffer>; 3] = [
+            vec![llama(&["small", "big"])],
+            vec![llama(&["small", "big"])],
+            vec![llama(&["small"]), service("tools", ServiceKind::Mcp, &[])],
+        ];
+        let mut links = Vec::new();
+        let now = Instant::now();
+        for (n, offer) in (1..).zip(offers) {
+            links.push(
+                directory
+                    .register(newcomer(n, n, n, offer), n, now)
+                    .unwrap(),
+            );
+        }
+        directory.publish_due(now + REBUILD_EVERY);
+        (directory, links)
+    }
+
+    fn candidates(names: &[&str]) -> Vec<(ConnectorName, ServiceName)> {
+        names
+            .iter()
+            .map(|name| ("vpc".parse().unwrap(), name.parse().unwrap()))
+            .collect()
+    }
+
+    fn wanted<'a>(
+        candidates: &'a [(ConnectorName, ServiceName)],
+        model: Option<&'a str>,
+    ) -> Wanted<'a> {
+        Wanted {
+            candidates,
+            model,
+            affinity: None,
+            excluded: &[],
+        }
+    }
+
+    /// How often each link was chosen in so many calls that do not end.
+    fn spread(directory: &Directory<u8>, wanted: &Wanted<'_>, calls: u32) -> BTreeMap<u8, u32> {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut chosen = BTreeMap::new();
+        let view = directory.view(&"acme".parse().unwrap());
+        for _ in 0..calls {
+            let selected = select(&view, wanted, &mut rng).unwrap();
+            selected.meter.call_started();
+            *chosen.entry(selected.link.handle).or_default() += 1;
+        }
+        chosen
+    }
+
+    fn obstacle(directory: &Directory<u8>, wanted: &Wanted<'_>) -> NoTarget {
+        let mut rng = SmallRng::seed_from_u64(7);
+        select(&directory.view(&"acme".parse().unwrap()), wanted, &mut rng)
+            .map(|_| ())
+            .unwrap_err()
+    }
+
+    #[test]
+    fn only_links_with_this_service_and_this_model_are_chosen() {
+        let (directory, _links) = world();
+        let llama = candidates(&["llama"]);
+        let big = spread(&directory, &wanted(&llama, Some("big")), 200);
+        assert_eq!(big.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        let tools = candidates(&["tools"]);
+        assert_eq!(
+            spread(&directory, &wanted(&tools, None), 10),
+            BTreeMap::from([(3, 10)])
+        );
+    }
+
+    #[test]
+    fn two_random_choices_keep_the_load_even() {
+        let (directory, _links) = world();
+        let llama = candidates(&["llama"]);
+        for (link, calls) in spread(&directory, &wanted(&llama, Some("small")), 300) {
+            assert!(
+                (95..=105).contains(&calls),
+                "link {link} has {calls} of 300 calls"
+            );
+        }
+    }
+
+    #[test]
+    fn a_slow_or_full_agent_gets_less() {
+        let (directory, _links) = world();
+        let llama = candidates(&["llama"]);
+        let view = directory.view(&"acme".parse().unwrap());
+        let service = view.service(&"vpc".parse().unwrap(), "llama").unwrap();
+        for (link, ms) in service.links.iter().zip([10, 10, 100]) {
+            link.meter.measured(Duration::from_millis(ms));
+        }
+        let spread = spread(&directory, &wanted(&llama, Some("small")), 210);
+        assert!(spread[&3] < 20, "{spread:?}");
+        let full = ServiceHealth {
+            in_flight: 500,
+            capacity: 4,
+            ..health("llama", ServiceState::Up)
+        };
+        service.links[0].meter.report(&full);
+        let mut rng = SmallRng::seed_from_u64(1);
+        for _ in 0..100 {
+            let two = wanted(&llama, Some("big"));
+            assert_eq!(select(&view, &two, &mut rng).unwrap().link.handle, 2);
+        }
+    }
+
+    #[test]
+    fn the_sessions_agent_comes_first_and_others_when_it_is_gone() {
+        let (directory, mut links) = world();
+        let llama = candidates(&["llama"]);
+        let two = AgentId::from_bytes([2; 16]);
+        let bound = Wanted {
+            affinity: Some(two),
+            ..wanted(&llama, Some("small"))
+        };
+        assert_eq!(spread(&directory, &bound, 50), BTreeMap::from([(2, 50)]));
+        drop(links.remove(1));
+        assert!(!spread(&directory, &bound, 50).contains_key(&2));
+    }
+
+    #[test]
+    fn the_reason_for_no_link_is_the_nearest_obstacle() {
+        let (directory, links) = world();
+        let llama = candidates(&["llama"]);
+        assert_eq!(
+            obstacle(&directory, &wanted(&candidates(&["none"]), None)),
+            NoTarget::NoLink
+        );
+        assert_eq!(
+            obstacle(&directory, &wanted(&llama, Some("none"))),
+            NoTarget::NoModel
+        );
+        let all: Vec<_> = links.iter().map(|link| link.entry().id).collect();
+        let tried = Wanted {
+            excluded: &all,
+            ..wanted(&llama, None)
+        };
+        assert_eq!(obstacle(&directory, &tried), NoTarget::Tried);
+        for link in &links {
+            link.health(&[health("llama", ServiceState::Down)]);
+        }
+        assert_eq!(
+            obstacle(&directory, &wanted(&llama, None)),
+            NoTarget::Unhealthy
+        );
+        for link in &links {
+            link.leaving();
+        }
+        assert_eq!(
+            obstacle(&directory, &wanted(&llama, None)),
+            NoTarget::NotServing
+        );
+    }
+
+    #[test]
+    fn what_was_tried_is_not_tried_again() {
+        let (directory, _links) = world();
+        let llama = candidates(&["llama"]);
+        let id = |n| LinkId {
+            session: SessionId::from_bytes([n; 16]),
+            connection: 0,
+        };
+        let rest = Wanted {
+            excluded: &[id(1), id(3)],
+            ..wanted(&llama, Some("small"))
+        };
+        assert_eq!(spread(&directory, &rest, 20), BTreeMap::from([(2, 20)]));
+    }
+}

@@ -137,6 +137,11 @@ impl Base {
         })
     }
 
+    /// What every path begins with: `""` or `/v1`.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Path and query that are sent to the backend.
     pub fn target(&self, admitted: &Admitted) -> String {
         if admitted.segments.is_empty() {

@@ -1,0 +1,289 @@
+//! The backends of one service: chosen by load, connected to within bounds, and called.
+
+mod answer;
+mod balance;
+mod connect;
+mod pool;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use tokio_util::task::TaskTracker;
+
+pub use answer::{Answer, AnswerBody};
+pub use balance::{Endpoint, Standing};
+pub use connect::ConnectError;
+pub use pool::SendError;
+pub use tls::TlsSetupError;
+
+use crate::config::ServiceDef;
+use connect::Connector;
+use pool::{Pool, Ready};
+
+/// A request's body on its way to a backend.
+pub type OutBody = UnsyncBoxBody<Bytes, BodyError>;
+/// Why a request's body ended early.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a backend failed after a call may have begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendFailure {
+    /// The connection ended before the answer did.
+    #[error("the backend closed the connection before the end of its answer")]
+    Reset,
+    /// It does not speak HTTP as it is written.
+    #[error("the backend's answer is not valid HTTP")]
+    Protocol,
+    /// It gave no sign of life on HTTP/2.
+    #[error("the backend's connection timed out")]
+    Timeout,
+    /// The request's own body ended early: the caller's side, not the backend's.
+    #[error("the request's body was not complete")]
+    Request,
+}
+
+impl From<&hyper::Error> for BackendFailure {
+    fn from(error: &hyper::Error) -> Self {
+        if error.is_timeout() {
+            Self::Timeout
+        } else if error.is_user() {
+            Self::Request
+        } else if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+            Self::Protocol
+        } else {
+            Self::Reset
+        }
+    }
+}
+
+/// The backends of a service.
+#[derive(Debug)]
+pub struct Backends {
+    list: Vec<Backend>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Backend {
+    /// What is known of it, and how busy it is.
+    pub endpoint: Arc<Endpoint>,
+    pool: Pool,
+    url: crate::config::ServiceUrl,
+    headers: crate::headers::HeaderRules,
+}
+
+/// A connection that waits for its request, and the place of the call in its backend's
+/// count.
+#[expect(missing_debug_implementations, reason = "hyper's senders say nothing")]
+pub struct Connected<'b> {
+    /// Whose.
+    pub backend: &'b Backend,
+    ready: Ready,
+    load: balance::InFlight,
+}
+
+/// A call that is answered by a backend. Dropping it aborts the call there.
+#[derive(Debug)]
+pub struct Called {
+    /// Head and body.
+    pub answer: Answer,
+    /// Counts the call until it is over.
+    pub load: balance::InFlight,
+}
+
+impl Backends {
+    /// Nothing is connected before the first call or probe.
+    ///
+    /// # Errors
+    /// [`TlsSetupError`] where certificates of the file do not fit.
+    pub fn new(
+        def: &ServiceDef,
+        own: &Arc<[SocketAddr]>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, TlsSetupError> {
+        let backend = |url: &crate::config::ServiceUrl| {
+            let connector = Connector::new(def, url, Arc::clone(own))?;
+            Ok(Backend {
+                endpoint: Arc::new(Endpoint::new(url.text.clone())),
+                pool: Pool::new(connector, tasks.clone()),
+                url: url.clone(),
+                headers: def.headers.clone(),
+            })
+        };
+        let list = def
+            .urls
+            .iter()
+            .map(backend)
+            .collect::<Result<_, TlsSetupError>>()?;
+        Ok(Self { list })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Backend> {
+        self.list.iter()
+    }
+
+    /// A connection to one of them, chosen by load; to another where there is none.
+    ///
+    /// # Errors
+    /// The last [`ConnectError`], when none can be connected to.
+    pub async fn connect(
+        &self,
+        mut chance: impl FnMut() -> u64,
+    ) -> Result<Connected<'_>, ConnectError> {
+        let mut tried = vec![false; self.list.len()];
+        let mut last = ConnectError::NoAddress;
+        while let Some(at) = balance::choose(&self.list, &tried, chance()) {
+            tried[at] = true;
+            let backend = &self.list[at];
+            let load = backend.endpoint.enter();
+            match backend.pool.ready().await {
+                Ok(ready) => {
+                    return Ok(Connected {
+                        backend,
+                        ready,
+                        load,
+                    });
+                }
+                Err(error) => {
+                    backend.endpoint.unreachable(&error);
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Connected<'_> {
+    /// How long the connection took; zero where one was kept.
+    pub fn connect_time(&self) -> Duration {
+        self.ready.connect
+    }
+
+    /// Sends the call. From here on it may have begun.
+    ///
+    /// # Errors
+    /// [`SendError`]: whether anything was offered, and what went wrong.
+    pub async fn send(self, head: Parts, body: OutBody) -> Result<Called, SendError> {
+        let began = Instant::now();
+        match self.ready.send(Request::from_parts(head, body)).await {
+            Ok(answer) => {
+                self.backend.endpoint.answered(began.elapsed());
+                Ok(Called {
+                    answer,
+                    load: self.load,
+                })
+            }
+            Err(SendError::NotOffered(error)) => {
+                self.backend.endpoint.unreachable(&error);
+                Err(SendError::NotOffered(error))
+            }
+            Err(begun) => Err(begun),
+        }
+    }
+}
+
+impl Backend {
+    /// The head of a call to it: an admitted target and the caller's headers.
+    ///
+    /// # Errors
+    /// A target that is no valid path, which an admitted one never is.
+    pub fn head(
+        &self,
+        method: Method,
+        admitted: &crate::policy::Admitted,
+        caller: HeaderMap,
+    ) -> Result<Parts, http::uri::InvalidUri> {
+        let uri: Uri = self.url.base.target(admitted).parse()?;
+        let headers = self.headers.outgoing(caller, &self.url.authority);
+        Ok(parts(method, uri, headers))
+    }
+
+    /// Whether it takes connections.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn try_connect(&self) -> Result<(), ConnectError> {
+        self.pool.sweep();
+        self.pool.try_connect().await
+    }
+
+    /// GET on a path of the backend's origin: our own, for probes.
+    ///
+    /// # Errors
+    /// [`OwnError`].
+    pub async fn get_origin(&self, path: &str, max_bytes: usize) -> Result<(u16, Bytes), OwnError> {
+        self.get(path.parse().map_err(|_| OwnError::Path)?, max_bytes)
+            .await
+    }
+
+    /// GET below the service's url: our own, for discovery.
+    ///
+    /// # Errors
+    /// [`OwnError`].
+    pub async fn get_below(&self, path: &str, max_bytes: usize) -> Result<(u16, Bytes), OwnError> {
+        let target = format!("{}{path}", self.url.base.prefix());
+        self.get(target.parse().map_err(|_| OwnError::Path)?, max_bytes)
+            .await
+    }
+
+    async fn get(&self, uri: Uri, max_bytes: usize) -> Result<(u16, Bytes), OwnError> {
+        self.pool.sweep();
+        let ready = self.pool.ready().await.map_err(OwnError::Connect)?;
+        let head = parts(Method::GET, uri, self.headers.own(&self.url.authority));
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let answer = ready.send(Request::from_parts(head, body)).await?;
+        let (head, body) = answer.response.into_parts();
+        let bytes = Limited::new(body, max_bytes)
+            .collect()
+            .await
+            .map_err(|_| OwnError::Body)?
+            .to_bytes();
+        Ok((head.status.as_u16(), bytes))
+    }
+}
+
+/// Why a request of our own has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(ConnectError),
+    /// No head.
+    #[error(transparent)]
+    Failed(BackendFailure),
+    /// No whole body within the bound.
+    #[error("the answer is cut or too large")]
+    Body,
+    /// Not a path.
+    #[error("the path is not valid")]
+    Path,
+}
+
+impl From<SendError> for OwnError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::NotOffered(error) => Self::Connect(error),
+            SendError::Begun(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+fn parts(method: Method, uri: Uri, headers: HeaderMap) -> Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri;
+    parts.headers = headers;
+    parts
+}
+
+#[cfg(test)]
+mod tests;

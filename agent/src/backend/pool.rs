@@ -1,0 +1,273 @@
+//! Kept connections to one backend, HTTP/1.1 or HTTP/2 as TLS agreed.
+//!
+//! The point of a pool of our own is to know exactly whether anything of a request was
+//! offered to the backend: everything before [`hyper`]'s `try_send_request` was not, and
+//! neither was a request that it hands back.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Request, header};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
+
+use super::answer::{Answer, AnswerBody};
+use super::connect::{BackendStream, ConnectError, Connector};
+use super::{BackendFailure, OutBody};
+
+/// How long an idle HTTP/1.1 connection is kept. Below the 5 s after which uvicorn and Node
+/// close theirs: a request that crosses their close would have an unknown outcome.
+const KEEP_IDLE: Duration = Duration::from_secs(4);
+/// Idle HTTP/1.1 connections of one backend.
+const MAX_IDLE: usize = 256;
+/// Headers of a backend's head.
+const MAX_HEADERS: usize = 512;
+/// Size of a backend's head, in bytes.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+/// How often a request goes to another connection because its own was closing.
+const MAX_TRIES: usize = 4;
+/// HTTP/2 connections are asked for a sign of life this often, and given as long to answer.
+const H2_PING: Duration = Duration::from_secs(20);
+
+/// The connections to one backend.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    connector: Connector,
+    kept: Arc<Mutex<Kept>>,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The most recently used last.
+    h1: Vec<(Instant, http1::SendRequest<OutBody>)>,
+    h2: Option<http2::SendRequest<OutBody>>,
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum SendError {
+    /// Nothing of it was offered to the backend.
+    NotOffered(ConnectError),
+    /// Something may have begun.
+    Begun(BackendFailure),
+}
+
+enum Sender {
+    H1(http1::SendRequest<OutBody>),
+    H2(http2::SendRequest<OutBody>),
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector, tasks: TaskTracker) -> Self {
+        Self {
+            connector,
+            kept: Arc::default(),
+            tasks,
+        }
+    }
+
+    /// Whether a connection can be made; it is kept for the next call.
+    pub(super) async fn try_connect(&self) -> Result<(), ConnectError> {
+        if let Sender::H1(sender) = self.connect().await? {
+            self.keep(sender);
+        }
+        Ok(())
+    }
+
+    /// A connection that a request can be sent on.
+    pub(super) async fn ready(&self) -> Result<Ready, ConnectError> {
+        if let Some(sender) = self.kept() {
+            return Ok(Ready {
+                sender,
+                connect: Duration::ZERO,
+                pool: self.clone(),
+            });
+        }
+        let began = Instant::now();
+        let sender = self.connect().await?;
+        Ok(Ready {
+            sender,
+            connect: began.elapsed(),
+            pool: self.clone(),
+        })
+    }
+
+    fn kept(&self) -> Option<Sender> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(h2) = &kept.h2 {
+            if !h2.is_closed() {
+                return Some(Sender::H2(h2.clone()));
+            }
+            kept.h2 = None;
+        }
+        kept.h1
+            .retain(|(since, sender)| since.elapsed() < KEEP_IDLE && !sender.is_closed());
+        // One that was given back this moment may not have noticed its end yet.
+        let at = kept.h1.iter().rposition(|(_, sender)| sender.is_ready())?;
+        Some(Sender::H1(kept.h1.remove(at).1))
+    }
+
+    pub(super) fn keep(&self, sender: http1::SendRequest<OutBody>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !sender.is_closed() && kept.h1.len() < MAX_IDLE {
+            kept.h1.push((Instant::now(), sender));
+        }
+    }
+
+    /// Closes what was idle for too long.
+    pub(super) fn sweep(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.h1
+            .retain(|(since, sender)| since.elapsed() < KEEP_IDLE && !sender.is_closed());
+    }
+
+    async fn connect(&self) -> Result<Sender, ConnectError> {
+        let stream = self.connector.connect().await?;
+        let shaking = self.handshake(stream);
+        tokio::time::timeout(self.connector.timeout(), shaking)
+            .await
+            .map_err(|_| ConnectError::Timeout(self.connector.timeout()))?
+            .map_err(ConnectError::Http)
+    }
+
+    async fn handshake(&self, stream: BackendStream) -> Result<Sender, hyper::Error> {
+        if stream.is_h2() {
+            let (sender, connection) = http2::Builder::new(Tracked(self.tasks.clone()))
+                .timer(TokioTimer::new())
+                .keep_alive_interval(H2_PING)
+                .keep_alive_timeout(H2_PING)
+                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+                .handshake(TokioIo::new(stream))
+                .await?;
+            self.tasks.spawn(async move { log_end(connection.await) });
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.h2 = Some(sender.clone());
+            return Ok(Sender::H2(sender));
+        }
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        self.tasks.spawn(async move { log_end(connection.await) });
+        Ok(Sender::H1(sender))
+    }
+}
+
+fn log_end(result: Result<(), hyper::Error>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "a backend connection ended");
+    }
+}
+
+/// A connection that waits for its request.
+pub(super) struct Ready {
+    sender: Sender,
+    pub(super) connect: Duration,
+    pool: Pool,
+}
+
+impl Ready {
+    /// Sends the request and reads the head of the answer. Interim answers are dropped.
+    pub(super) async fn send(self, mut request: Request<OutBody>) -> Result<Answer, SendError> {
+        let Self {
+            mut sender,
+            mut connect,
+            pool,
+        } = self;
+        for _ in 0..MAX_TRIES {
+            let failed = match sender {
+                Sender::H1(mut h1) => {
+                    in_origin_form(&mut request);
+                    match h1.try_send_request(request).await {
+                        Ok(response) => {
+                            let body = |incoming| AnswerBody::kept(incoming, pool, h1);
+                            return Ok(Answer::new(response.map(body), connect));
+                        }
+                        Err(failed) => failed,
+                    }
+                }
+                Sender::H2(mut h2) => {
+                    in_absolute_form(&mut request);
+                    match h2.try_send_request(request).await {
+                        Ok(response) => {
+                            return Ok(Answer::new(response.map(AnswerBody::shared), connect));
+                        }
+                        Err(failed) => failed,
+                    }
+                }
+            };
+            request = given_back(failed).map_err(SendError::Begun)?;
+            let began = Instant::now();
+            sender = pool.connect().await.map_err(SendError::NotOffered)?;
+            connect += began.elapsed();
+        }
+        Err(SendError::NotOffered(ConnectError::Closing))
+    }
+}
+
+/// The request, where nothing of it was written to a connection that was closing.
+fn given_back(
+    mut failed: hyper::client::conn::TrySendError<Request<OutBody>>,
+) -> Result<Request<OutBody>, BackendFailure> {
+    failed
+        .take_message()
+        .ok_or_else(|| BackendFailure::from(&failed.into_error()))
+}
+
+/// HTTP/1.1: path and query, and a `Host`.
+fn in_origin_form(request: &mut Request<OutBody>) {
+    let Some(authority) = request.uri().authority() else {
+        return;
+    };
+    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let path = path_and_query(request.uri());
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = http::Version::HTTP_11;
+}
+
+/// HTTP/2: `:scheme` and `:authority` in place of a `Host`.
+fn in_absolute_form(request: &mut Request<OutBody>) {
+    let Some(authority) = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+    else {
+        return;
+    };
+    let uri = Uri::builder()
+        .scheme(Scheme::HTTPS)
+        .authority(authority)
+        .path_and_query(path_and_query(request.uri()))
+        .build();
+    if let Ok(uri) = uri {
+        request.headers_mut().remove(header::HOST);
+        *request.uri_mut() = uri;
+        *request.version_mut() = http::Version::HTTP_2;
+    }
+}
+
+fn path_and_query(uri: &Uri) -> PathAndQuery {
+    uri.path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+/// Runs hyper's own tasks where somebody waits for them.
+#[derive(Clone, Debug)]
+struct Tracked(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}

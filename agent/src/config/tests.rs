@@ -1,0 +1,218 @@
+use super::*;
+
+const NONE: Sources = Sources {
+    env: |name| (name == "VLLM_KEY").then(|| "k3y".to_owned()),
+    file: |_| Err("no such file".to_owned()),
+};
+
+fn read_text(text: &str) -> Result<Config, ConfigError> {
+    parse_text(text, &Flags::default(), &NONE)
+}
+
+fn message(text: &str) -> String {
+    read_text(text).expect_err(text).to_string()
+}
+
+#[test]
+fn the_documented_file_is_understood() {
+    let config = read_text(
+        r#"
+state_dir: /var/lib/culvert
+drain_timeout: 2m
+health_listen: 127.0.0.1:0
+planes: [ORF]
+services:
+  - name: llama
+    kind: model
+    url: http://vllm.internal:8000/v1
+    headers: { authorization: "Bearer ${env:VLLM_KEY}" }
+    pass: [x-tfy-metadata]
+    models: [meta-llama/Llama-3.1-8B-Instruct]
+    health: { path: /health, every: 5s }
+    limits: { concurrency: 64, queue: 128, queue_wait: 10s }
+  - name: tickets
+    kind: mcp
+    urls: ["https://mcp.internal/mcp", "https://mcp2.internal/mcp"]
+    tls: { server_name: mcp.internal }
+    networks: [10.0.0.0/8, 192.168.1.1]
+    connect_timeout: 1s
+  - name: billing
+    kind: http
+    url: https://billing.internal
+    allow: [{ methods: [GET], paths: ["/v1/invoices/*"] }]
+audit: { path: calls.jsonl, rotate: 64MiB, keep: 8, when_full: refuse }
+"#,
+    )
+    .expect("a config");
+    let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["llama", "tickets", "billing"]);
+    assert_eq!(config.services[0].limits.concurrency, Some(64));
+    assert_eq!(config.services[0].urls[0].authority, "vllm.internal:8000");
+    assert_eq!(config.services[1].urls.len(), 2);
+    assert_eq!(config.audit.path, Path::new("/var/lib/culvert/calls.jsonl"));
+    assert_eq!(config.audit.when_full, WhenFull::Refuse);
+    assert_eq!(config.drain_timeout, Duration::from_secs(120));
+    assert!(!format!("{config:?}").contains("k3y"), "secrets are masked");
+}
+
+#[test]
+fn mistakes_are_named_with_line_and_column() {
+    assert_eq!(
+        message("services:\n  - name: a\n    kind: model\n    url: http://h/v1\n    modles: [x]\n")
+            .split(' ')
+            .next(),
+        Some("5:5:")
+    );
+    assert!(
+        message("stat_dir: /x\n").starts_with("1:1: "),
+        "{}",
+        message("stat_dir: /x\n")
+    );
+    assert!(
+        message("services:\n  - name: A\n    kind: model\n    url: http://h\n")
+            .starts_with("2:11: `A`")
+    );
+    assert!(
+        message("services:\n  - name: a\n    kind: modle\n    url: http://h\n")
+            .starts_with("3:11: `modle`")
+    );
+    assert!(message("services:\n  - name: a\n    kind: model\n").contains("has no `url`"));
+    assert!(message("drain_timeout: 5\n").starts_with("1:16: "));
+    assert!(message("a: [").starts_with("1:"), "{}", message("a: ["));
+}
+
+#[test]
+fn keys_of_later_releases_are_errors_that_say_so() {
+    for key in [
+        "tools: { allow: [x] }",
+        "read_only: true",
+        "require_caller: { issuer: x }",
+        "command: [npx]",
+        "enabled: false",
+        "proxy: http://p",
+        "limits: { rate: 5 }",
+    ] {
+        let text =
+            format!("services:\n  - name: a\n    kind: mcp\n    url: http://h/mcp\n    {key}\n");
+        let message = message(&text);
+        assert!(
+            message.starts_with("5:") && message.contains("later release"),
+            "{message}"
+        );
+    }
+    assert!(message("nearest: 3\n").contains("later release"));
+    assert!(message("post_quantum: require\n").contains("later release"));
+    assert!(read_text("post_quantum: prefer\n").is_ok());
+}
+
+#[test]
+fn http_needs_its_allow_and_others_have_none() {
+    assert!(message("services:\n  - { name: b, kind: http, url: 'http://h' }\n").contains("allow"));
+    assert!(
+        message("services:\n  - { name: b, kind: http, url: 'http://h', allow: [] }\n")
+            .contains("allow")
+    );
+    assert!(
+        message("services:\n  - { name: b, kind: mcp, url: 'http://h', allow: [] }\n")
+            .contains("fixed rules")
+    );
+}
+
+#[test]
+fn urls_that_hide_something_are_errors() {
+    for url in [
+        "ftp://h/x",
+        "http://user:pw@h/v1",
+        "http://h/v1?x=1",
+        "http://h/a%2e%2e;x/v1",
+        "h:8000",
+    ] {
+        let text = format!("services:\n  - {{ name: a, kind: model, url: '{url}' }}\n");
+        assert!(read_text(&text).is_err(), "{url}");
+    }
+}
+
+#[test]
+fn loopback_is_what_the_url_says() {
+    let loopback = |url: &str| {
+        let text = format!("services:\n  - {{ name: a, kind: model, url: '{url}' }}\n");
+        read_text(&text).expect(url).services[0].urls[0].loopback
+    };
+    assert!(loopback("http://localhost:1/v1"));
+    assert!(loopback("http://127.0.0.1/v1"));
+    assert!(loopback("http://[::1]:8000/v1"));
+    assert!(!loopback("http://vllm.internal/v1"));
+    assert!(!loopback("http://localhost.example.com/v1"));
+}
+
+#[test]
+fn secrets_never_stand_in_messages() {
+    let text = "services:\n  - name: a\n    kind: model\n    url: http://h\n    headers: { x: \"a\\nb${env:VLLM_KEY}\" }\n";
+    let message = message(text);
+    assert!(
+        message.contains('x') && !message.contains("k3y"),
+        "{message}"
+    );
+}
+
+#[test]
+fn flags_add_and_never_replace() {
+    let flags = Flags {
+        added: FlagServices {
+            model: vec!["a=http://localhost:8000/v1".to_owned()],
+            ..FlagServices::default()
+        },
+        ..Flags::default()
+    };
+    let config = parse_text("", &flags, &NONE).expect("a config");
+    assert_eq!(config.services.len(), 1);
+    let twice = parse_text(
+        "services:\n  - { name: a, kind: mcp, url: 'http://h' }\n",
+        &flags,
+        &NONE,
+    );
+    assert!(twice.expect_err("twice").message.contains("twice"));
+    let http = Flags {
+        added: FlagServices {
+            http: vec!["b=http://h".to_owned()],
+            ..FlagServices::default()
+        },
+        ..Flags::default()
+    };
+    let config = parse_text("", &http, &NONE).expect("a config");
+    let admit = |method| config.services[0].rules.admit(&method, "/x/y").is_ok();
+    assert!(
+        admit(http::Method::GET) && !admit(http::Method::POST),
+        "a flag allows reading"
+    );
+}
+
+#[test]
+fn same_service_twice_is_an_error() {
+    let text = "services:\n  - { name: a, kind: mcp, url: 'http://h' }\n  - { name: a, kind: mcp, url: 'http://i' }\n";
+    assert!(message(text).starts_with("3:"), "{}", message(text));
+}
+
+#[test]
+fn what_is_saved_reads_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("conf/agent.yaml");
+    let mut flags = Flags {
+        config: Some(path.clone()),
+        added: FlagServices {
+            model: vec!["a=http://localhost:8000/v1".to_owned()],
+            ..FlagServices::default()
+        },
+        ..Flags::default()
+    };
+    assert_eq!(save(&flags).as_ref(), Ok(&path));
+    flags.added = FlagServices {
+        mcp: vec!["t=http://localhost:9000/mcp".to_owned()],
+        ..FlagServices::default()
+    };
+    assert_eq!(save(&flags).as_ref(), Ok(&path));
+    flags.added = FlagServices::default();
+    let config = load(&flags, &NONE).expect("a config");
+    let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["a", "t"]);
+}

@@ -2,7 +2,9 @@
 //!
 //! A request passes through five phases, listed in one file: authenticate, limit, route, dispatch, record.
 
+pub mod answer;
 pub mod auth;
+pub mod blame;
 pub mod dialect;
 pub mod error;
 pub mod hygiene;
@@ -13,3 +15,4 @@ pub mod metrics;
 pub mod model;
 pub mod record;
 pub mod route;
+pub mod sse;

@@ -1,0 +1,642 @@
+//! The body of an answer on its way to the caller.
+//!
+//! Bytes pass as they come. At an irregular end the caller is told so: by an error event where the
+//! answer is an event stream between two lines, else by an aborted connection or stream. A cut answer
+//! is never taken for a whole one.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use culvert_wire::Code;
+use http::{HeaderMap, header};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use crate::{
+    blame,
+    dialect::Dialect,
+    error::{CallerCode, Problem},
+    model::usage::UsageTap,
+    record::Guard,
+    sse::{self, Position},
+};
+
+/// Silence after which a caller that asked for a stream is sent a comment, so that nothing on the way
+/// takes the connection for idle: proxies give up after 30 to 100 seconds.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The comment; parsers of event streams skip it.
+const COMMENT: &[u8] = b": keep-alive\n\n";
+
+/// What ended the bytes of an answer before their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut(pub Code);
+
+/// Set when an answer was cut: a connection of HTTP/1.0 has no other way to tell than to be reset.
+#[derive(Clone, Debug, Default)]
+pub struct CutFlag(Arc<AtomicBool>);
+
+impl CutFlag {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an answer of this connection was cut.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How one answer is to be watched.
+#[derive(Debug)]
+pub struct Watch {
+    /// The dialect of an error event.
+    pub dialect: Dialect,
+    /// The id of the JSON-RPC request that is answered, in JSON.
+    pub call: Option<String>,
+    /// When the caller's time is over.
+    pub deadline: Option<std::time::Instant>,
+    /// Whether silence is filled with comments, should the answer be an event stream.
+    pub keep_alive: bool,
+    /// Whether token counts are read aside.
+    pub count_tokens: bool,
+    /// The connection's flag.
+    pub cut: CutFlag,
+}
+
+/// The body of an answer, and the record that lives as long as it.
+#[derive(Debug)]
+pub struct AnswerBody<B> {
+    state: State<B>,
+    guard: Guard,
+    watch: Watch,
+    events: Option<Position>,
+    tap: Option<UsageTap>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    silence: Option<Pin<Box<Sleep>>>,
+    /// Bytes that the head announced and that have not come yet.
+    left: Option<u64>,
+}
+
+#[derive(Debug)]
+enum State<B> {
+    /// Bytes may come.
+    Open(B),
+    /// The last announced byte is held back until the end behind it has been seen: HTTP servers ask
+    /// for nothing after it, and an answer is whole only with its end.
+    Last(B, Bytes),
+    /// An error of ours that has not been handed over.
+    Own(Bytes),
+    /// Nothing more comes.
+    Done,
+}
+
+impl<B: Body> AnswerBody<B> {
+    /// An answer whose head, with these headers, is about to be sent.
+    pub fn new(body: B, headers: &HeaderMap, guard: Guard, watch: Watch) -> Self {
+        let events = sse::is_event_stream(headers).then(Position::default);
+        let left = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok()?.parse().ok());
+        let until = |at: std::time::Instant| Box::pin(tokio::time::sleep_until(at.into()));
+        let mut answer = Self {
+            state: State::Open(body),
+            deadline: watch.deadline.map(until),
+            silence: (watch.keep_alive && events.is_some())
+                .then(|| Box::pin(tokio::time::sleep(KEEP_ALIVE))),
+            tap: watch.count_tokens.then(UsageTap::default),
+            guard,
+            watch,
+            events,
+            left,
+        };
+        if matches!(&answer.state, State::Open(body) if body.is_end_stream()) {
+            answer.finish();
+        }
+        answer
+    }
+
+    /// An error of ours; `bytes` are all of it.
+    pub fn own(bytes: Bytes, guard: Guard, watch: Watch) -> Self {
+        Self {
+            state: State::Own(bytes),
+            guard,
+            watch,
+            events: None,
+            tap: None,
+            deadline: None,
+            silence: None,
+            left: None,
+        }
+    }
+
+    fn finish(&mut self) {
+        self.state = State::Done;
+        if let Some(tap) = self.tap.take() {
+            self.guard.tokens(tap.usage());
+        }
+        self.guard.whole();
+    }
+
+    /// Ends the answer with `problem`, in the way that the caller can tell from a whole one.
+    fn fail(&mut self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        if let Some(tap) = self.tap.take() {
+            self.guard.tokens(tap.usage());
+        }
+        self.guard.cut(&problem);
+        self.state = State::Done;
+        let Some(event) = self.error_event(&problem) else {
+            self.watch.cut.set();
+            return Poll::Ready(Some(Err(problem)));
+        };
+        Poll::Ready(Some(Ok(Frame::data(event))))
+    }
+
+    fn error_event(&self, problem: &Problem) -> Option<Bytes> {
+        let events = self.events.as_ref()?;
+        let rpc = self.watch.dialect == Dialect::JsonRpc;
+        // A client of MCP resumes a stream whose events have ids, and waits on one of its requests
+        // for ever where nothing answers it.
+        if rpc && (events.is_resumable() || self.watch.call.is_none()) {
+            return None;
+        }
+        let before = events.before_event()?;
+        let call = self.watch.call.as_deref();
+        let event = self
+            .watch
+            .dialect
+            .event(problem, self.guard.request_id(), call);
+        Some([before.as_bytes(), &event].concat().into())
+    }
+
+    fn passing(&mut self, data: &Bytes) {
+        self.guard.sent(data.len());
+        if let Some(events) = &mut self.events {
+            events.watch(data);
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.watch(data);
+        }
+        if let Some(silence) = &mut self.silence {
+            silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+        }
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(data.len() as u64);
+        }
+    }
+
+    /// A comment, where silence has lasted and nothing is half written.
+    fn comment(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
+        let silence = self.silence.as_mut()?;
+        if silence.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+        // Polled once more so that the timer wakes us again.
+        let _armed = silence.as_mut().poll(cx);
+        let between = self.events.as_ref().and_then(Position::before_event) == Some("");
+        between.then(|| Bytes::from_static(COMMENT))
+    }
+}
+
+impl<B> AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Cut>,
+{
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut body: B,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        match Pin::new(&mut body).poll_frame(cx) {
+            Poll::Pending => {
+                self.state = State::Open(body);
+                self.comment(cx).map_or(Poll::Pending, |comment| {
+                    Poll::Ready(Some(Ok(Frame::data(comment))))
+                })
+            }
+            Poll::Ready(Some(Err(error))) => self.fail(blame::cut(error.into().0)),
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) if self.left == Some(data.len() as u64) && !body.is_end_stream() => {
+                    self.poll_last(cx, body, data)
+                }
+                Ok(data) => {
+                    self.passing(&data);
+                    self.state = State::Open(body);
+                    if matches!(&self.state, State::Open(body) if body.is_end_stream()) {
+                        self.finish();
+                    }
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                Err(trailers) => {
+                    self.state = State::Open(body);
+                    Poll::Ready(Some(Ok(trailers)))
+                }
+            },
+        }
+    }
+
+    fn poll_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut body: B,
+        last: Bytes,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        loop {
+            match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Pending => {
+                    self.state = State::Last(body, last);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Err(error))) => return self.fail(blame::cut(error.into().0)),
+                // Trailers: a message with a declared length has no place for them.
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(None) => {
+                    self.passing(&last);
+                    self.finish();
+                    return Poll::Ready(Some(Ok(Frame::data(last))));
+                }
+            }
+        }
+    }
+}
+
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Cut>,
+{
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        let this = self.get_mut();
+        match std::mem::replace(&mut this.state, State::Done) {
+            State::Done => Poll::Ready(None),
+            State::Own(bytes) => {
+                this.guard.sent(bytes.len());
+                this.finish();
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            open @ (State::Open(_) | State::Last(..)) => {
+                let late = this
+                    .deadline
+                    .as_mut()
+                    .is_some_and(|at| at.as_mut().poll(cx).is_ready());
+                if late {
+                    return this.fail(blame::cut(Code::DeadlineAfter));
+                }
+                match open {
+                    State::Open(body) => this.poll_open(cx, body),
+                    State::Last(body, last) => this.poll_last(cx, body, last),
+                    State::Own(_) | State::Done => Poll::Ready(None),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.state, self.left) {
+            (State::Own(bytes), _) => SizeHint::with_exact(bytes.len() as u64),
+            (State::Done, _) => SizeHint::with_exact(0),
+            (State::Open(_) | State::Last(..), Some(left)) => SizeHint::with_exact(left),
+            (State::Open(_) | State::Last(..), None) => SizeHint::default(),
+        }
+    }
+}
+
+/// The problem of a caller whose time is over before there is an answer.
+pub fn too_late() -> Problem {
+    Problem::new(
+        CallerCode::DeadlineExceeded,
+        "The deadline passed before the backend answered.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http::HeaderValue;
+    use http_body_util::BodyExt;
+    use prometheus_client::registry::Registry;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        metrics::EdgeMetrics,
+        record::{Record, Recorder},
+    };
+
+    enum Step {
+        Data(&'static str),
+        Wait(Duration),
+        Hang,
+        Fail(Code),
+    }
+
+    struct Script {
+        steps: VecDeque<Step>,
+        wait: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl From<Code> for Cut {
+        fn from(code: Code) -> Self {
+            Self(code)
+        }
+    }
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = Code;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Code>>> {
+            if let Some(wait) = &mut self.wait {
+                std::task::ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            match self.steps.pop_front() {
+                None => Poll::Ready(None),
+                Some(Step::Data(text)) => {
+                    Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
+                }
+                Some(Step::Fail(code)) => Poll::Ready(Some(Err(code))),
+                Some(Step::Hang) => {
+                    self.steps.push_front(Step::Hang);
+                    Poll::Pending
+                }
+                Some(Step::Wait(time)) => {
+                    self.wait = Some(Box::pin(tokio::time::sleep(time)));
+                    self.poll_frame(cx)
+                }
+            }
+        }
+    }
+
+    struct Case {
+        body: AnswerBody<Script>,
+        records: mpsc::Receiver<Record>,
+        cut: CutFlag,
+    }
+
+    fn case(dialect: Dialect, headers: &[(&'static str, &'static str)], steps: Vec<Step>) -> Case {
+        with(dialect, headers, steps, |_| ())
+    }
+
+    fn with(
+        dialect: Dialect,
+        headers: &[(&'static str, &'static str)],
+        steps: Vec<Step>,
+        set: fn(&mut Watch),
+    ) -> Case {
+        let (queue, records) = mpsc::channel(4);
+        let recorder = Recorder::new(EdgeMetrics::new(&mut Registry::default()), Some(queue));
+        let guard = recorder.begin(Record {
+            request_id: "r1".into(),
+            ..Record::default()
+        });
+        let headers = headers
+            .iter()
+            .map(|(n, v)| ((*n).parse().unwrap(), HeaderValue::from_static(v)))
+            .collect();
+        let cut = CutFlag::default();
+        let mut watch = Watch {
+            dialect,
+            call: None,
+            deadline: None,
+            keep_alive: false,
+            count_tokens: false,
+            cut: cut.clone(),
+        };
+        set(&mut watch);
+        let body = AnswerBody::new(
+            Script {
+                steps: steps.into(),
+                wait: None,
+            },
+            &headers,
+            guard,
+            watch,
+        );
+        Case { body, records, cut }
+    }
+
+    const SSE: (&str, &str) = ("content-type", "text/event-stream");
+
+    impl Case {
+        /// What the caller gets, and how it ends.
+        async fn read(&mut self) -> (String, Result<(), CallerCode>) {
+            let mut text = String::new();
+            while let Some(frame) = self.body.frame().await {
+                match frame {
+                    Ok(frame) => {
+                        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap())
+                    }
+                    Err(problem) => return (text, Err(problem.code())),
+                }
+            }
+            (text, Ok(()))
+        }
+
+        fn record(mut self) -> Record {
+            drop(self.body);
+            self.records.try_recv().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_passes_unchanged() {
+        let mut case = with(
+            Dialect::OpenAi,
+            &[SSE],
+            vec![
+                Step::Data("data: 1\n\n"),
+                Step::Data("data: {\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\n"),
+            ],
+            |watch| watch.count_tokens = true,
+        );
+        let (text, end) = case.read().await;
+        assert!(text.starts_with("data: 1\n\ndata: {") && end.is_ok());
+        let record = case.record();
+        assert_eq!(
+            (record.outcome, record.bytes_out),
+            ("ok", text.len() as u64)
+        );
+        assert_eq!((record.tokens_in, record.tokens_out), (Some(2), Some(3)));
+    }
+
+    #[tokio::test]
+    async fn a_cut_stream_ends_with_an_event_and_without_done() {
+        let cases = [
+            (Dialect::OpenAi, "data: "),
+            (Dialect::Anthropic, "event: error\ndata: "),
+        ];
+        for (dialect, begins) in cases {
+            let steps = vec![Step::Data("data: 1\n\n"), Step::Fail(Code::AgentGone)];
+            let mut case = case(dialect, &[SSE], steps);
+            let (text, end) = case.read().await;
+            let event = text.strip_prefix("data: 1\n\n").unwrap();
+            assert!(
+                event.starts_with(begins)
+                    && event.contains("answer_cut")
+                    && event.ends_with("\n\n"),
+                "{event}"
+            );
+            assert!(!text.contains("[DONE]") && end.is_ok() && !case.cut.is_set());
+            let record = case.record();
+            assert_eq!((record.outcome, record.code), ("cut", "answer_cut"));
+        }
+    }
+
+    #[tokio::test]
+    async fn elsewhere_a_cut_answer_is_aborted() {
+        let whole_line = vec![Step::Data("data: 1\n"), Step::Fail(Code::BackendReset)];
+        let (text, end) = case(Dialect::OpenAi, &[SSE], whole_line).read().await;
+        assert!(
+            text.starts_with("data: 1\n\ndata: {") && end.is_ok(),
+            "{text}"
+        );
+        let half_line = || vec![Step::Data("data: {\"a"), Step::Fail(Code::BackendReset)];
+        for headers in [
+            &[SSE][..],
+            &[("content-type", "application/json")],
+            &[SSE, ("content-encoding", "gzip")],
+        ] {
+            let mut case = case(Dialect::OpenAi, headers, half_line());
+            assert_eq!(
+                case.read().await,
+                ("data: {\"a".into(), Err(CallerCode::AnswerCut))
+            );
+            assert!(case.cut.is_set());
+            assert_eq!(case.record().outcome, "cut");
+        }
+    }
+
+    #[tokio::test]
+    async fn mcp_requests_are_answered_and_resumable_streams_are_not() {
+        let steps = |text| vec![Step::Data(text), Step::Fail(Code::AgentGone)];
+        let with_id: fn(&mut Watch) = |watch| watch.call = Some("7".into());
+        let (text, end) = with(Dialect::JsonRpc, &[SSE], steps("data: 1\n\n"), with_id)
+            .read()
+            .await;
+        assert!(
+            text.contains("event: message\n") && text.contains("\"id\":7") && end.is_ok(),
+            "{text}"
+        );
+        let (_, end) = with(
+            Dialect::JsonRpc,
+            &[SSE],
+            steps("id: 1\ndata: 1\n\n"),
+            with_id,
+        )
+        .read()
+        .await;
+        assert_eq!(end, Err(CallerCode::AnswerCut));
+        let (_, end) = case(Dialect::JsonRpc, &[SSE], steps("data: 1\n\n"))
+            .read()
+            .await;
+        assert_eq!(end, Err(CallerCode::AnswerCut));
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_is_whole_only_with_its_end() {
+        let length = [("content-length", "4")];
+        let mut good = case(
+            Dialect::OpenAi,
+            &length,
+            vec![Step::Data("ab"), Step::Data("cd")],
+        );
+        assert_eq!(good.body.size_hint().exact(), Some(4));
+        assert!(good.body.frame().await.unwrap().is_ok());
+        assert!(good.body.frame().await.unwrap().is_ok());
+        assert!(good.body.is_end_stream(), "known without asking again");
+        assert_eq!(good.record().outcome, "ok");
+        let cut = vec![Step::Data("abcd"), Step::Fail(Code::AgentGone)];
+        let (text, end) = case(Dialect::OpenAi, &length, cut).read().await;
+        assert_eq!((text.as_str(), end), ("", Err(CallerCode::AnswerCut)));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_is_recorded() {
+        let mut case = case(Dialect::OpenAi, &[SSE], vec![Step::Data("x"), Step::Hang]);
+        assert!(case.body.frame().await.unwrap().is_ok());
+        assert_eq!(case.record().outcome, "caller_gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_between_events_only() {
+        let wait = || Step::Wait(KEEP_ALIVE * 2 + Duration::from_secs(1));
+        let keep: fn(&mut Watch) = |watch| watch.keep_alive = true;
+        let steps = vec![
+            wait(),
+            Step::Data("data: 1\n\n"),
+            wait(),
+            Step::Data("data: 2\n"),
+        ];
+        let (text, end) = with(Dialect::OpenAi, &[SSE], steps, keep).read().await;
+        let comments = ": keep-alive\n\n".repeat(2);
+        assert_eq!(text, format!("{comments}data: 1\n\n{comments}data: 2\n"));
+        assert!(end.is_ok());
+        let steps = vec![Step::Data("data: 1"), wait(), Step::Data("\n\n")];
+        assert_eq!(
+            with(Dialect::OpenAi, &[SSE], steps, keep).read().await.0,
+            "data: 1\n\n"
+        );
+        let (text, _) = case(
+            Dialect::OpenAi,
+            &[SSE],
+            vec![wait(), Step::Data("data: 1\n\n")],
+        )
+        .read()
+        .await;
+        assert_eq!(text, "data: 1\n\n", "not asked for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_an_answer() {
+        let late: fn(&mut Watch) = |watch| {
+            watch.deadline = Some((Instant::now() + Duration::from_secs(5)).into_std());
+        };
+        let (text, _) = with(
+            Dialect::OpenAi,
+            &[SSE],
+            vec![Step::Data("data: 1\n\n"), Step::Hang],
+            late,
+        )
+        .read()
+        .await;
+        assert!(text.contains("deadline_exceeded"), "{text}");
+        let (_, end) = with(
+            Dialect::OpenAi,
+            &[],
+            vec![Step::Data("a"), Step::Hang],
+            late,
+        )
+        .read()
+        .await;
+        assert_eq!(end, Err(CallerCode::DeadlineExceeded));
+    }
+}

@@ -1,0 +1,192 @@
+//! From the codes of the tunnel to what a caller is told: one `match` before the answer's head, one
+//! after it.
+
+use culvert_wire::{Class, Code};
+
+use crate::error::{CallerCode, Problem};
+
+/// A call that got no head of an answer.
+pub fn no_answer(code: Code, maybe_executed: bool) -> Problem {
+    let lost = if maybe_executed {
+        CallerCode::MaybeExecuted
+    } else {
+        CallerCode::AgentUnavailable
+    };
+    let (caller, what) = match code {
+        Code::Policy => (
+            CallerCode::NotAllowed,
+            "The agent's own file does not allow this call.",
+        ),
+        Code::UnknownService => (
+            CallerCode::AgentUnavailable,
+            "No connected agent serves this target any more.",
+        ),
+        Code::QueueFull => (CallerCode::QueueFull, "The service's queue is full."),
+        Code::QueueTimeout => (
+            CallerCode::QueueFull,
+            "The call waited too long in the service's queue.",
+        ),
+        Code::Draining => (
+            CallerCode::AgentUnavailable,
+            "The only agent that serves this is leaving.",
+        ),
+        Code::NoLink => (
+            CallerCode::AgentUnavailable,
+            "No agent that serves this is connected.",
+        ),
+        Code::ServiceConflict => (
+            CallerCode::AgentUnavailable,
+            "The connector's agents disagree about this service.",
+        ),
+        Code::Tombstone => (
+            CallerCode::AgentUnavailable,
+            "The call came too late to the agent.",
+        ),
+        Code::BackendUnreachable => (
+            CallerCode::BackendUnreachable,
+            "The agent could not connect to the backend.",
+        ),
+        Code::DeadlineBefore => (
+            CallerCode::DeadlineExceeded,
+            "The deadline passed before the backend was asked.",
+        ),
+        Code::DeadlineAfter => (
+            CallerCode::DeadlineExceeded,
+            "The deadline passed before the backend answered.",
+        ),
+        Code::BackendTimeout => (
+            CallerCode::DeadlineExceeded,
+            "The backend kept silent for longer than its service permits.",
+        ),
+        Code::BackendReset => (
+            CallerCode::BackendProtocol,
+            "The backend closed the connection without an answer.",
+        ),
+        Code::BackendProtocol => (
+            CallerCode::BackendProtocol,
+            "The backend's answer is not valid HTTP.",
+        ),
+        Code::CallerGone | Code::CallerStalled | Code::NotWanted => (
+            CallerCode::BadRequest,
+            "The request's body ended before its end.",
+        ),
+        Code::NotAllowed => (
+            CallerCode::PlaneNotAllowed,
+            "The connector does not allow this plane.",
+        ),
+        Code::Busy => (
+            CallerCode::Overloaded,
+            "Every link that could carry the call is full.",
+        ),
+        Code::AgentGone => (lost, "The link to the agent was lost."),
+        Code::Upgrade
+        | Code::Revoked
+        | Code::Expired
+        | Code::Duplicate
+        | Code::Stale
+        | Code::Clone => (
+            CallerCode::AgentUnavailable,
+            "No agent that serves this is connected.",
+        ),
+        Code::Protocol | Code::Limit | Code::UnknownCritical => {
+            (lost, "The link to the agent failed.")
+        }
+        Code::Other(_) => match code.class() {
+            Class::Reject | Class::Refused => {
+                (CallerCode::AgentUnavailable, "The agent refused the call.")
+            }
+            Class::MayHaveBegun | Class::Connection => (lost, "The call was given up on its way."),
+        },
+    };
+    Problem::new(caller, what)
+}
+
+/// An answer that began and did not end.
+pub fn cut(code: Code) -> Problem {
+    let (caller, what) = match code {
+        Code::DeadlineAfter | Code::DeadlineBefore => (
+            CallerCode::DeadlineExceeded,
+            "The deadline passed in the middle of the answer.",
+        ),
+        Code::BackendReset => (CallerCode::AnswerCut, "The backend broke off its answer."),
+        Code::BackendProtocol => (
+            CallerCode::AnswerCut,
+            "The backend's answer broke HTTP's rules.",
+        ),
+        Code::BackendTimeout => (
+            CallerCode::AnswerCut,
+            "The backend fell silent in its answer.",
+        ),
+        Code::CallerStalled => (CallerCode::AnswerCut, "The answer was read too slowly."),
+        Code::AgentGone => (
+            CallerCode::AnswerCut,
+            "The link to the agent was lost in the answer.",
+        ),
+        Code::Upgrade
+        | Code::Revoked
+        | Code::Expired
+        | Code::NotAllowed
+        | Code::Duplicate
+        | Code::Busy
+        | Code::Stale
+        | Code::Clone
+        | Code::Policy
+        | Code::UnknownService
+        | Code::QueueFull
+        | Code::QueueTimeout
+        | Code::Draining
+        | Code::NoLink
+        | Code::ServiceConflict
+        | Code::Tombstone
+        | Code::BackendUnreachable
+        | Code::CallerGone
+        | Code::NotWanted
+        | Code::Protocol
+        | Code::Limit
+        | Code::UnknownCritical
+        | Code::Other(_) => (CallerCode::AnswerCut, "The answer was given up on its way."),
+    };
+    Problem::new(caller, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_began_is_never_called_maybe_executed() {
+        for code in Code::all() {
+            let problem = no_answer(code, false);
+            assert_ne!(problem.code(), CallerCode::MaybeExecuted, "{code:?}");
+        }
+        assert_eq!(
+            no_answer(Code::AgentGone, true).code(),
+            CallerCode::MaybeExecuted
+        );
+    }
+
+    #[test]
+    fn refusals_of_the_agent_have_their_statuses() {
+        for (code, status) in [
+            (Code::Policy, 403),
+            (Code::QueueFull, 429),
+            (Code::NoLink, 503),
+            (Code::BackendUnreachable, 502),
+            (Code::DeadlineBefore, 504),
+            (Code::BackendReset, 502),
+        ] {
+            assert_eq!(no_answer(code, false).code().status(), status, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_answer_is_cut_or_late() {
+        for code in Code::all() {
+            let caller = cut(code).code();
+            assert!(
+                matches!(caller, CallerCode::AnswerCut | CallerCode::DeadlineExceeded),
+                "{code:?}"
+            );
+        }
+    }
+}

@@ -7,34 +7,32 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::string::Ia5String;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
-};
+use minicbor::bytes::{ByteArray, ByteVec};
+use minicbor::{Decode, Encode};
 use rustls::pki_types::CertificateDer;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::bundle::{BundleError, BundleParts, RootPin, TrustBundle};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::identity::{AgentIdentity, Identity, PlaneIdentity, Role};
+use crate::issuer::{AuthorityState, CertificateAuthority};
 use crate::key::{KeyError, KeyPair};
 use crate::name::TrustDomain;
-use crate::random;
 use crate::record::{RecordError, RecordHeader, SignedRecord, SigningKey};
 use crate::request::{ProofError, VerifiedCsr};
-use crate::time::{from_secs, to_secs};
-use crate::verifier::{VerifyError, stated_not_after};
+use crate::seal::{Place, SealError, SealingKey};
+use crate::verifier::VerifyError;
 
 /// How long a leaf lives unless configured otherwise.
-pub const LEAF_LIFETIME: Duration = Duration::from_secs(7 * DAY);
-/// How far a certificate's life starts before it is made: clocks in private networks are off.
-pub const BACKDATE: Duration = Duration::from_secs(10 * 60);
-/// How long a root lives. Replacing one touches every member, so it is rare.
-pub const ROOT_LIFETIME: Duration = Duration::from_secs(20 * 365 * DAY);
-/// How long an issuer lives; members learn a new one from the chains that it signs.
-pub const ISSUER_LIFETIME: Duration = Duration::from_secs(5 * 365 * DAY);
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+const STATE_VERSION: u8 = 1;
 
-const DAY: u64 = 24 * 3600;
+/// Where the sealed authority belongs: there is one in a deployment.
+const PLACE: Place<'static> = Place {
+    kind: "authority",
+    tenant: None,
+    name: "authority",
+};
 
 /// A world's root, issuers and signing key.
 #[derive(Debug)]
@@ -46,13 +44,6 @@ pub struct Authority {
     planes: CertificateAuthority,
     signing: SigningKey,
     bundle: Arc<TrustBundle>,
-}
-
-/// A certificate that signs others, and its key.
-#[derive(Debug)]
-struct CertificateAuthority {
-    key: KeyPair,
-    certificate: CertificateDer<'static>,
 }
 
 /// A fresh leaf with its chain.
@@ -84,6 +75,9 @@ pub enum AuthorityError {
     /// The trust bundle could not be made or read.
     #[error("the trust bundle could not be made or read")]
     Bundle(#[from] BundleError),
+    /// The stored authority cannot be opened, or not be sealed.
+    #[error("the stored authority could not be opened or sealed")]
+    Seal(#[from] SealError),
     /// The stored authority cannot be read.
     #[error("the stored authority is malformed")]
     Malformed,
@@ -181,6 +175,40 @@ impl Authority {
         Ok(Credentials::new(chain.certificates, key, bundle, now)?)
     }
 
+    /// The authority as it is stored: nobody opens it without the authority key.
+    pub fn seal(&self, key: &SealingKey) -> Result<Vec<u8>, AuthorityError> {
+        let state = State {
+            version: STATE_VERSION,
+            root: self.root.state(),
+            next_root: self.next_root.state(),
+            agents: self.agents.state(),
+            planes: self.planes.state(),
+            signing_seed: (*self.signing.seed()).into(),
+            bundle: self.bundle.as_bytes().to_vec().into(),
+        };
+        let plain = minicbor::to_vec(&state).map_err(|_| AuthorityError::Malformed)?;
+        Ok(key.seal(PLACE, &Zeroizing::new(plain))?)
+    }
+
+    /// Opens what [`Self::seal`] made.
+    pub fn open(sealed: &[u8], key: &SealingKey) -> Result<Self, AuthorityError> {
+        let plain = key.open(PLACE, sealed)?;
+        let state: State = minicbor::decode(&plain).map_err(|_| AuthorityError::Malformed)?;
+        if state.version != STATE_VERSION {
+            return Err(AuthorityError::Malformed);
+        }
+        let bundle = TrustBundle::from_stored(&state.bundle)?;
+        Ok(Self {
+            trust_domain: bundle.trust_domain().clone(),
+            root: CertificateAuthority::from_state(&state.root)?,
+            next_root: CertificateAuthority::from_state(&state.next_root)?,
+            agents: CertificateAuthority::from_state(&state.agents)?,
+            planes: CertificateAuthority::from_state(&state.planes)?,
+            signing: SigningKey::from_seed(*state.signing_seed),
+            bundle: Arc::new(bundle),
+        })
+    }
+
     /// Signs a record with control's key. The authority's epoch replaces the header's.
     pub fn sign_record(
         &self,
@@ -207,121 +235,41 @@ impl Authority {
             Role::Agent => &self.agents,
             Role::Plane => &self.planes,
         };
-        let serial = random_serial();
-        // A leaf that outlived its issuer would fail in the field, not here.
-        let not_after = (now + lifetime).min(stated_not_after(&issuer.certificate)?);
-        let mut params = leaf_params(identity, hosts)?;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        set_validity(&mut params, now, not_after);
-        let public_key = SubjectPublicKeyInfo::from_der(csr.spki())?;
-        let leaf = params.signed_by(&public_key, &issuer.rcgen_issuer()?)?;
+        let leaf = issuer.leaf(csr, identity, hosts, lifetime, now)?;
         Ok(Chain {
             certificates: vec![
-                leaf.der().clone(),
+                leaf.certificate,
                 issuer.certificate.clone(),
                 self.root.certificate.clone(),
             ],
-            serial: serial.to_vec(),
-            not_after: whole_seconds(not_after),
+            serial: leaf.serial,
+            not_after: leaf.not_after,
         })
     }
 }
 
-impl CertificateAuthority {
-    fn root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate()?;
-        // Root, issuer, leaf: one certificate between a root and a leaf.
-        let mut params = authority_params(&format!("{trust_domain} root"), 1);
-        set_validity(&mut params, now, now + ROOT_LIFETIME);
-        let certificate = params.self_signed(&key)?.der().clone();
-        Ok(Self { key, certificate })
-    }
-
-    fn issuer(
-        &self,
-        trust_domain: &TrustDomain,
-        role: Role,
-        now: SystemTime,
-    ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate()?;
-        let mut params = authority_params(&format!("{trust_domain} {role}s"), 0);
-        params.extended_key_usages = usages(role);
-        set_validity(&mut params, now, now + ISSUER_LIFETIME);
-        let certificate = params.signed_by(&key, &self.rcgen_issuer()?)?.der().clone();
-        Ok(Self { key, certificate })
-    }
-
-    fn rcgen_issuer(&self) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
-        Issuer::from_ca_cert_der(&self.certificate, self.key.clone())
-    }
-
-    fn pin(&self) -> Result<RootPin, AuthorityError> {
-        RootPin::of(&self.certificate).ok_or(AuthorityError::Malformed)
-    }
+/// What is sealed. Wiped when dropped.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct State {
+    #[n(1)]
+    version: u8,
+    #[n(2)]
+    root: AuthorityState,
+    #[n(3)]
+    next_root: AuthorityState,
+    #[n(4)]
+    agents: AuthorityState,
+    #[n(5)]
+    planes: AuthorityState,
+    #[n(6)]
+    signing_seed: ByteArray<32>,
+    #[n(7)]
+    bundle: ByteVec,
 }
 
-fn authority_params(name: &str, path_length: u8) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.serial_number = Some(SerialNumber::from_slice(&random_serial()));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
-    params
-}
-
-/// A leaf has no subject: the URI is its only name, and whoever reads names finds none.
-fn leaf_params(identity: &Identity, hosts: &[String]) -> Result<CertificateParams, AuthorityError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = usages(identity.role());
-    params.use_authority_key_identifier_extension = true;
-    let uri = Ia5String::try_from(identity.to_string())?;
-    params.subject_alt_names = vec![SanType::URI(uri)];
-    for host in hosts {
-        params.subject_alt_names.push(host_name(host)?);
+impl Drop for State {
+    fn drop(&mut self) {
+        self.signing_seed.zeroize();
     }
-    Ok(params)
-}
-
-fn host_name(host: &str) -> Result<SanType, AuthorityError> {
-    if let Ok(address) = host.parse() {
-        return Ok(SanType::IpAddress(address));
-    }
-    let bad = || AuthorityError::BadHost(host.to_owned());
-    rustls::pki_types::DnsName::try_from(host).map_err(|_| bad())?;
-    let name = Ia5String::try_from(host).map_err(|_| bad())?;
-    Ok(SanType::DnsName(name))
-}
-
-fn usages(role: Role) -> Vec<ExtendedKeyUsagePurpose> {
-    match role {
-        Role::Agent => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        Role::Plane => vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ],
-    }
-}
-
-fn set_validity(params: &mut CertificateParams, now: SystemTime, not_after: SystemTime) {
-    let epoch = date_time_ymd(1970, 1, 1);
-    let not_before = to_secs(now).saturating_sub(BACKDATE.as_secs());
-    params.not_before = epoch + Duration::from_secs(not_before);
-    params.not_after = epoch + Duration::from_secs(to_secs(not_after));
-}
-
-/// Certificates tell time in whole seconds.
-fn whole_seconds(time: SystemTime) -> SystemTime {
-    from_secs(to_secs(time)).unwrap_or(time)
-}
-
-/// 16 random bytes, positive and without a leading zero, so that DER keeps them as they are.
-fn random_serial() -> [u8; 16] {
-    let mut serial: [u8; 16] = random::bytes();
-    serial[0] = (serial[0] & 0x7f) | 0x40;
-    serial
 }

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use crate::bundle::TrustBundle;
 use crate::identity::{Identity, Role};
 use crate::key::KeyPair;
-use crate::verifier::{Expect, PeerLeaf, VerifyError, peer_leaf};
+use crate::verifier::{Expect, PeerLeaf, VerifyError, peer_leaf, stated_not_after};
 
 /// An identity with everything that proves it. Cheap enough to clone; published whole.
 #[derive(Debug, Clone)]
@@ -52,6 +52,18 @@ impl Credentials {
             key,
             bundle,
         })
+    }
+
+    /// Puts back together what was stored. The leaf may have expired since: it is judged by the
+    /// last moment of its life, because it may still renew itself.
+    pub(crate) fn restore(
+        chain: Vec<CertificateDer<'static>>,
+        key: KeyPair,
+        bundle: Arc<TrustBundle>,
+    ) -> Result<Self, CredentialsError> {
+        let leaf = chain.first().ok_or(VerifyError::NoCertificate)?;
+        let end = stated_not_after(leaf)?;
+        Self::new(chain, key, bundle, end)
     }
 
     /// The own leaf, as a peer would see it at the time `now`.

@@ -14,9 +14,10 @@ use rustls::{ClientConfig, ConfigBuilder, ServerConfig, WantsVerifier};
 
 use crate::bundle::{Anchors, RootPin};
 use crate::credentials::Credentials;
+use crate::handshake::PeerVerifier;
 use crate::identity::Role;
 use crate::name::TrustDomain;
-use crate::verifier::{Expect, PeerVerifier};
+use crate::verifier::Expect;
 
 /// ALPN of links, over QUIC and over TLS/TCP alike.
 pub const ALPN_LINK: &[u8] = b"culvert/1";

@@ -6,15 +6,7 @@
 
 use std::time::SystemTime;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::pki_types::{
-    CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
-};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -30,13 +22,8 @@ pub const MAX_CHAIN: usize = 4;
 
 /// Every certificate and every handshake is signed with ECDSA P-256: one algorithm, so that
 /// nothing weaker can be negotiated.
-static CHAIN_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
+pub(crate) static CHAIN_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
     &[webpki::aws_lc_rs::ECDSA_P256_SHA256];
-
-static HANDSHAKE_ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
-    all: CHAIN_ALGORITHMS,
-    mapping: &[(SignatureScheme::ECDSA_NISTP256_SHA256, CHAIN_ALGORITHMS)],
-};
 
 /// What is known about a peer once its chain has been proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,132 +298,4 @@ fn from_webpki(error: webpki::Error) -> VerifyError {
     } else {
         VerifyError::Chain(error)
     }
-}
-
-/// [`leaf_under`] as rustls asks for it, for both ends of a handshake.
-#[derive(Debug)]
-pub(crate) struct PeerVerifier {
-    anchors: Anchors,
-    expect: Expect,
-}
-
-impl PeerVerifier {
-    pub(crate) fn new(anchors: Anchors, expect: Expect) -> Self {
-        Self { anchors, expect }
-    }
-
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), rustls::Error> {
-        let chain: Vec<_> = std::iter::once(leaf).chain(others).cloned().collect();
-        let now = from_secs(now.as_secs()).ok_or(rustls::Error::FailedToGetCurrentTime)?;
-        leaf_under(&chain, &self.anchors, self.expect, now)
-            .map(drop)
-            .map_err(into_rustls)
-    }
-
-    fn verify_handshake(
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &HANDSHAKE_ALGORITHMS)
-    }
-}
-
-/// Every reason becomes the same alert; the reason itself stays inside for our log.
-fn into_rustls(error: VerifyError) -> rustls::Error {
-    let other = OtherError(std::sync::Arc::new(error));
-    rustls::Error::InvalidCertificate(CertificateError::Other(other))
-}
-
-/// The reason inside a failed handshake, if it was this verifier that refused.
-pub fn refusal_of(error: &rustls::Error) -> Option<&VerifyError> {
-    if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error {
-        other.0.downcast_ref()
-    } else {
-        None
-    }
-}
-
-impl ServerCertVerifier for PeerVerifier {
-    /// The server's name and DNS names play no part: a plane is who its URI says.
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Self::verify_handshake(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        HANDSHAKE_ALGORITHMS.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for PeerVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Self::verify_handshake(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        HANDSHAKE_ALGORITHMS.supported_schemes()
-    }
-}
-
-fn no_tls12() -> rustls::Error {
-    rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered)
 }

@@ -1,0 +1,124 @@
+//! The endpoints of one address family that a dialler leaves from.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use culvert_wire::Code;
+use quinn::Endpoint;
+
+use crate::limits::ENDPOINTS_PER_FAMILY;
+use crate::quic::{EndpointError, dialling_endpoint};
+use crate::stream::error_code;
+use crate::udp_path::{SendErrors, UdpOptions, UdpPath};
+
+/// One socket with its QUIC endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct DialEndpoint {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) path: Arc<UdpPath>,
+    pub(crate) port: u16,
+}
+
+/// At most [`ENDPOINTS_PER_FAMILY`], the newest in use. Older ones stay while connections are on
+/// them.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    bind_to: IpAddr,
+    open: VecDeque<DialEndpoint>,
+    /// Whether the newest may serve another dial.
+    usable: bool,
+}
+
+impl Endpoints {
+    pub(crate) fn new(bind_to: IpAddr) -> Self {
+        Self {
+            bind_to,
+            open: VecDeque::new(),
+            usable: false,
+        }
+    }
+
+    /// The endpoint that the next dial leaves from.
+    pub(crate) fn current(&mut self, options: &UdpOptions) -> Result<DialEndpoint, EndpointError> {
+        if let (true, Some(newest)) = (self.usable, self.open.back()) {
+            return Ok(newest.clone());
+        }
+        self.make_room();
+        let path = UdpPath::bind(SocketAddr::new(self.bind_to, 0), options.clone())?;
+        let endpoint = dialling_endpoint(path.clone())?;
+        let port = endpoint.local_addr()?.port();
+        let made = DialEndpoint {
+            endpoint,
+            path,
+            port,
+        };
+        self.open.push_back(made.clone());
+        self.usable = true;
+        Ok(made)
+    }
+
+    /// No more dials from this port, if it is the one in use.
+    pub(crate) fn retire(&mut self, port: u16) {
+        if self.open.back().is_some_and(|newest| newest.port == port) {
+            self.usable = false;
+        }
+    }
+
+    pub(crate) fn send_errors(&self) -> SendErrors {
+        let errors = self.open.iter().map(|endpoint| endpoint.path.send_errors());
+        errors.fold(SendErrors::default(), SendErrors::sum)
+    }
+
+    /// Lets go of endpoints without connections; where all have some, of the oldest, which is on a
+    /// path that died longest ago.
+    fn make_room(&mut self) {
+        self.open
+            .retain(|endpoint| endpoint.endpoint.open_connections() > 0);
+        while self.open.len() >= ENDPOINTS_PER_FAMILY {
+            if let Some(oldest) = self.open.pop_front() {
+                oldest
+                    .endpoint
+                    .close(error_code(Code::AgentGone), b"path died");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_path_is_left_for_a_new_port() {
+        let mut endpoints = Endpoints::new(IpAddr::from([127, 0, 0, 1]));
+        let options = UdpOptions::default();
+        let first = endpoints.current(&options).unwrap();
+        assert_eq!(endpoints.current(&options).unwrap().port, first.port);
+        endpoints.retire(first.port);
+        let second = endpoints.current(&options).unwrap();
+        assert_ne!(second.port, first.port);
+        endpoints.retire(first.port);
+        assert_eq!(
+            endpoints.current(&options).unwrap().port,
+            second.port,
+            "a late word"
+        );
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_bounded() {
+        let mut endpoints = Endpoints::new(IpAddr::from([127, 0, 0, 1]));
+        let options = UdpOptions::default();
+        let mut ports = HashSet::new();
+        for _ in 0..3 * ENDPOINTS_PER_FAMILY {
+            let current = endpoints.current(&options).unwrap();
+            endpoints.retire(current.port);
+            ports.insert(current.port);
+            assert!(endpoints.open.len() <= ENDPOINTS_PER_FAMILY);
+        }
+        assert!(ports.len() > 1);
+    }
+}

@@ -1,16 +1,23 @@
 //! The calls of one connection, counted: the opener's cap, the acceptor's permits, and idleness.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::error::OpenError;
 use crate::limits::{CALLS_PER_CONNECTION, PERMITS_MAX, PERMITS_MIN};
 
 /// Counts the calls of a connection.
 #[derive(Debug)]
 pub(crate) struct Calls {
     active: AtomicUsize,
+    begun: AtomicU64,
+    /// How often calls began while none was in flight.
+    rises: AtomicU64,
+    rise: Notify,
+    /// No call may be opened any more.
+    ended: AtomicBool,
     cap: usize,
     /// What the peer is permitted to have open, as the transport was last told.
     permits: AtomicUsize,
@@ -23,6 +30,10 @@ impl Calls {
     pub(crate) fn new() -> Self {
         Self {
             active: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            rises: AtomicU64::new(0),
+            rise: Notify::new(),
+            ended: AtomicBool::new(false),
             cap: CALLS_PER_CONNECTION,
             permits: AtomicUsize::new(PERMITS_MIN),
             telling: Mutex::new(()),
@@ -35,24 +46,41 @@ impl Calls {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Counts a call that this side opens; fails with the cap where it is reached.
-    pub(crate) fn open(&self) -> Result<(), usize> {
-        if self.active.fetch_add(1, Ordering::AcqRel) < self.cap {
+    /// Calls begun so far.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// From now on this side opens no call.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Counts a call that this side opens.
+    pub(crate) fn open(&self) -> Result<(), OpenError> {
+        let before = self.active.fetch_add(1, Ordering::SeqCst);
+        let refused = if self.ended.load(Ordering::SeqCst) {
+            OpenError::Draining
+        } else if before >= self.cap {
+            OpenError::AtCap(self.cap)
+        } else {
+            self.began(before);
             return Ok(());
-        }
+        };
         self.close();
-        Err(self.cap)
+        Err(refused)
     }
 
     /// Counts a call that the peer opened, and lets the permits follow.
     pub(crate) fn accept(&self, tell: impl FnOnce(usize)) {
-        self.active.fetch_add(1, Ordering::AcqRel);
+        let before = self.active.fetch_add(1, Ordering::SeqCst);
+        self.began(before);
         self.follow(tell);
     }
 
     /// Counts a call as done.
     pub(crate) fn close(&self) {
-        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.active.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.idle.notify_waiters();
         }
     }
@@ -71,6 +99,26 @@ impl Calls {
                 return;
             }
             notified.await;
+        }
+    }
+
+    /// Resolves with the number of rises from no call once it is another than was seen.
+    pub(crate) async fn rise(&self, seen: u64) -> u64 {
+        loop {
+            let notified = self.rise.notified();
+            let rises = self.rises.load(Ordering::SeqCst);
+            if rises != seen {
+                return rises;
+            }
+            notified.await;
+        }
+    }
+
+    fn began(&self, before: usize) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            self.rises.fetch_add(1, Ordering::SeqCst);
+            self.rise.notify_waiters();
         }
     }
 
@@ -122,7 +170,7 @@ mod tests {
         for _ in 0..CALLS_PER_CONNECTION {
             calls.open().unwrap();
         }
-        assert_eq!(calls.open(), Err(CALLS_PER_CONNECTION));
+        assert_eq!(calls.open(), Err(OpenError::AtCap(CALLS_PER_CONNECTION)));
         assert_eq!(calls.active(), CALLS_PER_CONNECTION);
         calls.close();
         calls.open().unwrap();

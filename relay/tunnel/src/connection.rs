@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_certs::verifier::PeerLeaf;
-use culvert_wire::Code;
+use culvert_wire::{Code, Observation};
 use quinn::{AsyncUdpSocket, VarInt};
 use tokio::time::timeout;
 
@@ -138,6 +138,28 @@ impl Connection {
         self.inner.calls.idle().await;
     }
 
+    /// Opens no call from now on.
+    pub fn end_calls(&self) {
+        self.inner.calls.end();
+    }
+
+    /// Waits for the first call of an idle connection: resolves with the number of such rises once
+    /// it is another than `seen`.
+    pub(crate) async fn rise_of_calls(&self, seen: u64) -> u64 {
+        self.inner.calls.rise(seen).await
+    }
+
+    /// What a control machine wants to know.
+    pub(crate) fn observation(&self) -> Observation {
+        let stats = self.stats();
+        Observation {
+            received_bytes: stats.received_datagrams,
+            round_trip: stats.rtt,
+            calls_in_flight: u32::try_from(self.calls()).unwrap_or(u32::MAX),
+            calls_begun: self.inner.calls.begun(),
+        }
+    }
+
     /// Closes the connection at once; streams that have not ended are cut.
     pub fn close(&self, code: Code, reason: &str) {
         self.quinn().close(error_code(code), reason.as_bytes());
@@ -256,7 +278,7 @@ impl CallSlot {
 
     /// Counts a call that this side opens.
     pub(crate) fn open(connection: &Connection) -> Result<Self, OpenError> {
-        connection.inner.calls.open().map_err(OpenError::AtCap)?;
+        connection.inner.calls.open()?;
         Ok(Self {
             connection: connection.clone(),
             opened_by: Side::Us,

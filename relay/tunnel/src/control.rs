@@ -1,15 +1,66 @@
-//! The control stream, and the driver that runs a control machine over it.
+//! The control stream, and the driver that runs a control machine over it: the same for both ends.
+//!
+//! One task drives one connection. It wakes for a frame, a command, a timer, or the first call of
+//! an idle connection, and never for a call of a busy one.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use culvert_wire::limits::PING_BUSY;
+use culvert_wire::{
+    Acceptor, AcceptorEvent, Code, ControlDecoder, ControlFrame, Dialer, End, FrameError, Machine,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::connection::Connection;
+use crate::error::ConnectionEnd;
 use crate::frames::CONTROL_PRIORITY;
-use crate::stream::{RecvHalf, SendHalf};
+use crate::limits::{CHUNKS_PER_READ, CONTROL_BACKLOG, CONTROL_LINGER};
+use crate::stream::{HalfError, RecvHalf, SendHalf};
 
 /// The control stream of a connection.
 #[derive(Debug)]
 pub struct ControlStream {
     connection: Connection,
-    send: SendHalf,
-    recv: RecvHalf,
+    writer: ControlWriter,
+    reader: ControlReader,
+}
+
+/// Why a control stream is driven no more. The connection is closed by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriveEnd {
+    /// The machine is over.
+    Machine(End),
+    /// The connection is gone.
+    Connection(ConnectionEnd),
+    /// The peer sent what is no frame, or ended the stream.
+    Stream(FrameError),
+    /// Whoever takes the events is gone.
+    Abandoned,
+}
+
+/// A machine whose events may be about the connection that carries it.
+pub trait Driven: Machine {
+    /// Whether no call may be opened on the connection from this event on. It is true before the
+    /// frames that follow the event are written.
+    fn ends_calls(event: &Self::Event) -> bool;
+}
+
+impl Driven for Dialer {
+    fn ends_calls(_event: &Self::Event) -> bool {
+        false
+    }
+}
+
+impl Driven for Acceptor {
+    fn ends_calls(event: &Self::Event) -> bool {
+        matches!(event, AcceptorEvent::Draining { .. })
+    }
 }
 
 impl ControlStream {
@@ -17,8 +68,318 @@ impl ControlStream {
         send.set_priority(CONTROL_PRIORITY);
         Self {
             connection,
-            send,
-            recv,
+            writer: ControlWriter::new(send),
+            reader: ControlReader::new(recv),
+        }
+    }
+
+    /// Runs a machine until it is over, and closes the connection with its code. Events that are
+    /// not taken hold back what is read: a side that stalls is a side that is dead.
+    pub async fn drive<M: Driven>(
+        mut self,
+        mut machine: M,
+        commands: mpsc::Receiver<M::Command>,
+        events: mpsc::Sender<M::Event>,
+    ) -> DriveEnd {
+        let mut outlet = Outlet {
+            events,
+            waiting: VecDeque::new(),
+        };
+        let mut inlet = Some(commands);
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let mut rises = Rises::default();
+        let end = loop {
+            if let Some(end) = self.settle(&mut machine, &mut outlet) {
+                break end;
+            }
+            set_timer(timer.as_mut(), machine.poll_timeout());
+            let watches = rises.matter(machine.poll_timeout());
+            let happening = tokio::select! {
+                biased;
+                failed = self.writer.flushed(), if self.writer.is_waiting() => failed,
+                taken = outlet.take_one(), if outlet.is_waiting() => taken,
+                frame = self.reader.frame(), if !outlet.is_waiting() => frame,
+                command = next_command(&mut inlet), if !outlet.is_waiting() => command,
+                () = timer.as_mut() => Happening::Nothing,
+                seen = self.connection.rise_of_calls(rises.seen), if watches => rises.see(seen),
+            };
+            if let Some(end) = self.handle(&mut machine, happening) {
+                break end;
+            }
+        };
+        self.close(&end).await;
+        // The owner gets what was said before the end, if it takes it.
+        let rest = async {
+            while outlet.is_waiting()
+                && let Happening::<()>::Nothing = outlet.take_one().await
+            {}
+        };
+        drop(timeout(CONTROL_LINGER, rest).await);
+        end
+    }
+
+    /// Tells the machine what has happened.
+    fn handle<M: Driven>(
+        &self,
+        machine: &mut M,
+        happening: Happening<M::Command>,
+    ) -> Option<DriveEnd> {
+        let now = now();
+        machine.observe(now, self.connection.observation());
+        match happening {
+            Happening::Nothing => {}
+            Happening::Frame(frame) => {
+                // The machine has ended with it, and says so when it is asked.
+                if let Err(violation) = machine.handle_frame(now, frame) {
+                    tracing::debug!(%violation, "the peer broke the protocol");
+                }
+            }
+            Happening::Command(command) => machine.handle_command(now, command),
+            Happening::Lost => {
+                let end = self.connection.end().unwrap_or(ConnectionEnd::TimedOut);
+                return Some(DriveEnd::Connection(end));
+            }
+            Happening::Broken(error) => return Some(DriveEnd::Stream(error)),
+            Happening::Abandoned => return Some(DriveEnd::Abandoned),
+        }
+        machine.handle_timeout(now);
+        None
+    }
+
+    /// Takes from the machine what it has to say: events first, so that what a frame promises is
+    /// true when it is written.
+    fn settle<M: Driven>(&mut self, machine: &mut M, outlet: &mut Outlet<M>) -> Option<DriveEnd> {
+        while let Some(event) = machine.poll_event() {
+            if M::ends_calls(&event) {
+                self.connection.end_calls();
+            }
+            outlet.waiting.push_back(event);
+        }
+        while self.writer.backlog < CONTROL_BACKLOG
+            && let Some(frame) = machine.poll_frame(now())
+        {
+            if let Err(error) = self.writer.push(&frame) {
+                return Some(DriveEnd::Stream(error));
+            }
+        }
+        machine.end().map(DriveEnd::Machine)
+    }
+
+    /// Closes the connection. Where the machine's last frame says why, it has to arrive first:
+    /// a close would overtake it.
+    async fn close(&mut self, end: &DriveEnd) {
+        if let DriveEnd::Machine(last) = end
+            && last.tells_the_peer()
+        {
+            let delivered = async {
+                if let Happening::<()>::Nothing = self.writer.flushed().await {
+                    self.writer.send.finish();
+                    self.writer.send.stopped().await.ok();
+                }
+            };
+            drop(timeout(CONTROL_LINGER, delivered).await);
+        }
+        match end {
+            DriveEnd::Machine(end) => self.connection.close(end.code(), ""),
+            DriveEnd::Stream(error) => {
+                self.connection.close(error.code(), &error.to_string());
+            }
+            DriveEnd::Abandoned => self.connection.close(Code::AgentGone, "abandoned"),
+            DriveEnd::Connection(_) => {}
         }
     }
 }
+
+trait Last {
+    /// Whether the last frame says more than the code with which the connection is closed.
+    fn tells_the_peer(&self) -> bool;
+}
+
+impl Last for End {
+    fn tells_the_peer(&self) -> bool {
+        match self {
+            Self::Rejected(_) | Self::Drained { .. } | Self::Left { .. } | Self::Closed(_) => true,
+            Self::Violation(_) | Self::TransportDead | Self::NoGreeting => false,
+        }
+    }
+}
+
+/// What the driver woke up for.
+enum Happening<C> {
+    /// A timer, or room somewhere.
+    Nothing,
+    Frame(ControlFrame),
+    Command(C),
+    Lost,
+    Broken(FrameError),
+    Abandoned,
+}
+
+/// When calls begin on an idle connection, its pings have to come closer together, and that is
+/// sooner than what the machine waits for.
+#[derive(Default)]
+struct Rises {
+    seen: u64,
+    at: Option<Instant>,
+}
+
+impl Rises {
+    /// Whether to wake up for the next. Not often: while the machine is busy anyway, and where
+    /// calls come one by one, it is told soon enough.
+    fn matter(&self, due: Option<std::time::Instant>) -> bool {
+        due.is_none_or(|due| due > now() + PING_BUSY)
+            && self.at.is_none_or(|at| at.elapsed() > PING_BUSY)
+    }
+
+    fn see<C>(&mut self, seen: u64) -> Happening<C> {
+        *self = Self {
+            seen,
+            at: Some(Instant::now()),
+        };
+        Happening::Nothing
+    }
+}
+
+/// Events on their way to the owner.
+struct Outlet<M: Machine> {
+    events: mpsc::Sender<M::Event>,
+    waiting: VecDeque<M::Event>,
+}
+
+impl<M: Machine> Outlet<M> {
+    fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Hands over as many events as the owner has room for, at least one.
+    async fn take_one<C>(&mut self) -> Happening<C> {
+        let Ok(mut permit) = self.events.reserve().await else {
+            return Happening::Abandoned;
+        };
+        while let Some(event) = self.waiting.pop_front() {
+            permit.send(event);
+            match self.events.try_reserve() {
+                Ok(next) => permit = next,
+                Err(_full_or_closed) => break,
+            }
+        }
+        Happening::Nothing
+    }
+}
+
+#[derive(Debug)]
+struct ControlWriter {
+    send: SendHalf,
+    pending: VecDeque<Bytes>,
+    backlog: usize,
+}
+
+impl ControlWriter {
+    fn new(send: SendHalf) -> Self {
+        Self {
+            send,
+            pending: VecDeque::new(),
+            backlog: 0,
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn push(&mut self, frame: &ControlFrame) -> Result<(), FrameError> {
+        let mut bytes = BytesMut::new();
+        frame.encode(&mut bytes)?;
+        self.backlog += bytes.len();
+        self.pending.push_back(bytes.freeze());
+        Ok(())
+    }
+
+    async fn flushed<C>(&mut self) -> Happening<C> {
+        match poll_fn(|cx| self.poll_flush(cx)).await {
+            Ok(()) => Happening::Nothing,
+            Err(HalfError::Lost) => Happening::Lost,
+            Err(HalfError::Peer(_)) => Happening::Broken(FrameError::Cut),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+        while self.is_waiting() {
+            let chunks = self.pending.make_contiguous();
+            let (gone, bytes) = ready!(self.send.poll_write(cx, chunks))?;
+            self.pending.drain(..gone);
+            self.backlog = self
+                .backlog
+                .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[derive(Debug)]
+struct ControlReader {
+    recv: RecvHalf,
+    decoder: ControlDecoder,
+    ahead: VecDeque<Bytes>,
+}
+
+impl ControlReader {
+    fn new(recv: RecvHalf) -> Self {
+        Self {
+            recv,
+            decoder: ControlDecoder::new(),
+            ahead: VecDeque::new(),
+        }
+    }
+
+    async fn frame<C>(&mut self) -> Happening<C> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    fn poll_frame<C>(&mut self, cx: &mut Context<'_>) -> Poll<Happening<C>> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Poll::Ready(Happening::Frame(frame)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Happening::Broken(error)),
+            }
+            if let Some(chunk) = self.ahead.pop_front() {
+                self.decoder.push(chunk);
+                continue;
+            }
+            let mut chunks: [Bytes; CHUNKS_PER_READ] = Default::default();
+            match ready!(self.recv.poll_read(cx, &mut chunks)) {
+                Ok(Some(count)) => self.ahead.extend(chunks.into_iter().take(count)),
+                Ok(None) | Err(HalfError::Peer(_)) => {
+                    return Poll::Ready(Happening::Broken(FrameError::Cut));
+                }
+                Err(HalfError::Lost) => return Poll::Ready(Happening::Lost),
+            }
+        }
+    }
+}
+
+/// The owner's next command; an owner that has gone gives none.
+async fn next_command<C>(inlet: &mut Option<mpsc::Receiver<C>>) -> Happening<C> {
+    if let Some(commands) = inlet {
+        if let Some(command) = commands.recv().await {
+            return Happening::Command(command);
+        }
+        *inlet = None;
+    }
+    std::future::pending().await
+}
+
+fn set_timer(timer: Pin<&mut Sleep>, due: Option<std::time::Instant>) {
+    let due = due.map_or_else(|| Instant::now() + UNTIMED, Instant::from_std);
+    if timer.deadline() != due {
+        timer.reset(due);
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// How long a machine without a timer is left alone; it is asked again then.
+const UNTIMED: Duration = Duration::from_secs(60);

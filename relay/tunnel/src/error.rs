@@ -60,6 +60,9 @@ pub enum OpenError {
     /// The connection carries as many calls as it may.
     #[error("the connection carries {0} calls, the most it may")]
     AtCap(usize),
+    /// The peer leaves, and has been told that no call will be opened any more.
+    #[error("the peer is leaving")]
+    Draining,
     /// The connection is gone.
     #[error("the connection is gone")]
     Lost(#[source] ConnectionEnd),

@@ -22,6 +22,7 @@ pub use acceptor::{
 };
 pub use body::{AnswerBody, PassError, Passed, RequestBody, Upload};
 pub use connection::{Connection, PathStats, Transport};
+pub use control::{ControlStream, DriveEnd, Driven};
 pub use dial::{DialError, Dialer, Target, Verify};
 pub use error::{CallError, ConnectionEnd, Failure, OpenError};
 pub use keys::{KeyError, ResetKeys};

@@ -72,14 +72,14 @@ pub const CONTROL_OPEN_TIMEOUT: Duration = wire::GREETING_TIMEOUT;
 /// A call's `Open` has to be whole within this time after its first byte.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The peer's FIN has to follow its `End` within this time.
-pub const FIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A probe that is not answered by then has failed.
 pub const PROBE_TIMEOUT: Duration = wire::SERVING_DEAD;
 
 /// Bytes that control frames may wait with before the driver stops asking its machine for more.
 pub const CONTROL_BACKLOG: usize = 512 << 10;
+
+/// How long the last control frame may take to arrive before the connection is closed.
+pub const CONTROL_LINGER: Duration = Duration::from_secs(1);
 
 /// Chunks that one look into a stream takes; each is at most one QUIC packet.
 pub const CHUNKS_PER_READ: usize = 16;

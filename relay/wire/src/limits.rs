@@ -100,9 +100,9 @@ pub const LATE_TIMER: Duration = Duration::from_secs(1);
 pub const OFFER_INTERVAL: Duration = Duration::from_secs(1);
 /// Least time between two reports of health: ten a second.
 pub const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
-/// How many intervals' worth of offers, reports or pings may arrive at once. A path that stalled
-/// and recovered delivers together what was sent apart.
-pub const BURST_INTERVALS: u32 = 60;
+/// How far ahead of their intervals offers, reports and pings may arrive: a path that stalled and
+/// recovered delivers together what was sent apart.
+pub const BURST_SPAN: Duration = Duration::from_secs(60);
 
 /// Questions about calls that await their answer, per connection.
 pub const ASKS_PENDING_MAX: usize = 1_024;
@@ -118,6 +118,11 @@ pub const ASK_TRANSIT_MAX: Duration = Duration::from_secs(10);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longest drain that a peer may ask for.
 pub const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// How long a drained agent stays at least after its last call, and four round trips at least: an
+/// `Open` that was sent before `DrainAck` may arrive behind it.
+pub const DRAIN_LINGER: Duration = Duration::from_millis(100);
+/// How much longer than an agent's drain the relay keeps its link.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(30);
 /// Longest smear of a `GoAway`.
 pub const SMEAR_MAX: Duration = Duration::from_secs(300);
 

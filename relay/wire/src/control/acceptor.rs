@@ -1,0 +1,514 @@
+//! The relay's end of a control stream.
+//!
+//! ```text
+//! Waiting --Hello--> Deciding --welcome--> Serving --Drain--> Draining
+//!                        |                    |                  |
+//!                      reject                 +----go_away---> Leaving
+//!                        |                    |                  |
+//!                        +-------late, silence, breach, idle-----+-> Closed
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::liveness::Finding;
+use super::prober::{ProbeSeen, Prober};
+use super::rate::Rate;
+use super::{End, Machine, Observation, Violation, earlier};
+use crate::VERSION_MIN;
+use crate::code::Code;
+use crate::frame::{
+    Answer, Ask, CallKnowledge, ControlFrame, FrameType, GoAway, Health, Hello, Offer, Reject,
+    Renewed, Welcome,
+};
+use crate::ids::CallId;
+use crate::limits::{
+    ASKS_PENDING_MAX, DRAIN_GRACE, DRAIN_TIMEOUT_MAX, GREETING_TIMEOUT, HEALTH_INTERVAL,
+    OFFER_INTERVAL, PING_BUSY, SMEAR_MAX,
+};
+
+/// The relay's control machine.
+#[derive(Debug)]
+pub struct Acceptor {
+    state: State,
+    outbox: Outbox,
+    events: VecDeque<AcceptorEvent>,
+    prober: Prober,
+    asks: BTreeSet<CallId>,
+    /// Whether the agent waits for a certificate.
+    renewing: bool,
+    last_offer: u64,
+    offers: Rate,
+    reports: Rate,
+    pings: Rate,
+}
+
+/// An order of the relay to its machine.
+#[derive(Clone, Debug)]
+pub enum AcceptorCommand {
+    /// Accept the agent.
+    Welcome(Welcome),
+    /// Do not.
+    Reject(Reject),
+    /// Ask the agent about a call. Where too many questions are open, the answer is `Unknown`.
+    Ask(Ask),
+    /// Answers a [`AcceptorEvent::Renew`].
+    Renewed(Renewed),
+    /// Tell the agent of the planes; the newest list is what is sent.
+    Planes(Bytes),
+    /// Tell the agent of a revocation.
+    Revoked(Bytes),
+    /// The replica leaves. At most an hour, and a smear of at most five minutes.
+    GoAway {
+        /// How long calls may take to finish.
+        leave_in: Duration,
+        /// The span in which agents dial their replacements.
+        smear: Duration,
+    },
+    /// A call has been without its first answer frame for a second, or somebody has another doubt.
+    Suspect,
+    /// The probe of an [`AcceptorEvent::Probe`] was answered.
+    ProbeAnswered {
+        /// The probe's.
+        nonce: u64,
+    },
+    /// Be over now.
+    Close(Code),
+}
+
+/// What the machine tells the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcceptorEvent {
+    /// Decide within ten seconds, with [`AcceptorCommand::Welcome`] or [`AcceptorCommand::Reject`].
+    Hello(Box<Hello>),
+    /// What the agent serves now.
+    Offer(Offer),
+    /// How its services are now.
+    Health(Health),
+    /// Open a stream with `CallFrame::Probe(nonce)`, and say when its answer has come. A stream
+    /// without one may be given up when the next probe is asked for.
+    Probe {
+        /// The probe's.
+        nonce: u64,
+    },
+    /// Bytes come, but calls are not served: out of selection.
+    ServingDead,
+    /// They are again.
+    ServingBack,
+    /// The answer to an [`AcceptorCommand::Ask`].
+    Answered(Answer),
+    /// The agent wants a certificate.
+    Renew(Bytes),
+    /// The agent leaves: open no call from now on. `DrainAck` is written after this event.
+    Draining {
+        /// How long it lets calls finish.
+        timeout: Duration,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting {
+        deadline: Instant,
+    },
+    Deciding {
+        deadline: Instant,
+    },
+    Serving,
+    /// The agent leaves, and closes.
+    Draining {
+        deadline: Instant,
+    },
+    /// We leave: at the deadline, or when idle after the smear.
+    Leaving {
+        deadline: Instant,
+        smeared: Instant,
+    },
+    Closed(End),
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    greeting: Option<Greeting>,
+    drain_ack: bool,
+    pong: Option<u64>,
+    asks: VecDeque<Ask>,
+    renewed: Option<Renewed>,
+    planes: Option<Bytes>,
+    revoked: VecDeque<Bytes>,
+    go_away: Option<GoAway>,
+}
+
+#[derive(Debug)]
+enum Greeting {
+    Welcome(Box<Welcome>),
+    Reject(Reject),
+}
+
+/// Revocations that wait to be written to one agent; the first one already ends its link.
+const REVOKED_QUEUED_MAX: usize = 16;
+
+impl Acceptor {
+    /// Waits for a `Hello` on a new control stream.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: State::Waiting {
+                deadline: now + GREETING_TIMEOUT,
+            },
+            outbox: Outbox::default(),
+            events: VecDeque::new(),
+            prober: Prober::new(now),
+            asks: BTreeSet::new(),
+            renewing: false,
+            last_offer: 0,
+            offers: Rate::new(OFFER_INTERVAL),
+            reports: Rate::new(HEALTH_INTERVAL),
+            pings: Rate::new(PING_BUSY),
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        match self.state {
+            State::Serving | State::Draining { .. } | State::Leaving { .. } => true,
+            State::Waiting { .. } | State::Deciding { .. } | State::Closed(_) => false,
+        }
+    }
+
+    fn close(&mut self, end: End) {
+        self.state = State::Closed(end);
+    }
+
+    fn greeted(&mut self, now: Instant, frame: ControlFrame) -> Result<(), Violation> {
+        let ControlFrame::Hello(hello) = frame else {
+            return Err(Violation::Misplaced(frame.kind()));
+        };
+        self.state = State::Deciding {
+            deadline: now + GREETING_TIMEOUT,
+        };
+        if hello.version < VERSION_MIN {
+            let minimum = Some(VERSION_MIN);
+            self.reject(Reject {
+                code: Code::Upgrade,
+                minimum,
+                signed: None,
+            });
+            return Ok(());
+        }
+        self.last_offer = hello.offer.seq;
+        self.events.push_back(AcceptorEvent::Hello(Box::new(hello)));
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: Reject) {
+        if let State::Deciding { .. } = self.state {
+            self.outbox.greeting = Some(Greeting::Reject(reject));
+        }
+    }
+
+    fn welcome(&mut self, now: Instant, welcome: Welcome) {
+        if let State::Deciding { .. } = self.state
+            && self.outbox.greeting.is_none()
+        {
+            self.outbox.greeting = Some(Greeting::Welcome(Box::new(welcome)));
+            self.state = State::Serving;
+            self.prober.start(now);
+        }
+    }
+
+    fn served(&mut self, now: Instant, frame: ControlFrame) -> Result<(), Violation> {
+        let kind = frame.kind();
+        match frame {
+            ControlFrame::Ping(ping) => {
+                if !self.pings.permit(now) {
+                    return Err(Violation::TooFast(kind));
+                }
+                self.outbox.pong = Some(ping.nonce);
+                let probe = self.prober.ping(now);
+                self.probe(probe);
+            }
+            ControlFrame::Offer(offer) => {
+                self.take_offer(now, offer)?;
+            }
+            ControlFrame::Health(health) => {
+                if !self.reports.permit(now) {
+                    return Err(Violation::TooFast(kind));
+                }
+                self.events.push_back(AcceptorEvent::Health(health));
+            }
+            ControlFrame::Answer(answer) => {
+                if !self.asks.remove(&answer.call_id) {
+                    return Err(Violation::Unasked(kind));
+                }
+                self.events.push_back(AcceptorEvent::Answered(answer));
+            }
+            ControlFrame::Renew(request) => {
+                if std::mem::replace(&mut self.renewing, true) {
+                    return Err(Violation::TooMany(kind));
+                }
+                self.events.push_back(AcceptorEvent::Renew(request));
+            }
+            ControlFrame::Drain(drain) => {
+                self.begin_drain(now, Duration::from_millis(drain.timeout_ms))?;
+            }
+            ControlFrame::Hello(_)
+            | ControlFrame::Welcome(_)
+            | ControlFrame::Reject(_)
+            | ControlFrame::Pong(_)
+            | ControlFrame::Ask(_)
+            | ControlFrame::Renewed(_)
+            | ControlFrame::Planes(_)
+            | ControlFrame::GoAway(_)
+            | ControlFrame::DrainAck
+            | ControlFrame::Revoked(_) => return Err(Violation::Misplaced(kind)),
+        }
+        Ok(())
+    }
+
+    fn take_offer(&mut self, now: Instant, offer: Offer) -> Result<(), Violation> {
+        if offer.seq <= self.last_offer {
+            return Err(Violation::StaleOffer {
+                seq: offer.seq,
+                last: self.last_offer,
+            });
+        }
+        if !self.offers.permit(now) {
+            return Err(Violation::TooFast(FrameType::Offer));
+        }
+        self.last_offer = offer.seq;
+        self.events.push_back(AcceptorEvent::Offer(offer));
+        Ok(())
+    }
+
+    fn begin_drain(&mut self, now: Instant, timeout: Duration) -> Result<(), Violation> {
+        let timeout = timeout.min(DRAIN_TIMEOUT_MAX);
+        match self.state {
+            State::Serving => {
+                self.state = State::Draining {
+                    deadline: now + timeout + DRAIN_GRACE,
+                };
+            }
+            // We leave anyway, and sooner or later than it.
+            State::Leaving { .. } => {}
+            State::Waiting { .. }
+            | State::Deciding { .. }
+            | State::Draining { .. }
+            | State::Closed(_) => return Err(Violation::Misplaced(FrameType::Drain)),
+        }
+        self.events.push_back(AcceptorEvent::Draining { timeout });
+        self.outbox.drain_ack = true;
+        Ok(())
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        if self.asks.contains(&ask.call_id) {
+            return;
+        }
+        if self.is_live() && self.asks.len() < ASKS_PENDING_MAX {
+            self.asks.insert(ask.call_id);
+            self.outbox.asks.push_back(ask);
+        } else {
+            let answer = Answer {
+                call_id: ask.call_id,
+                knowledge: CallKnowledge::Unknown,
+            };
+            self.events.push_back(AcceptorEvent::Answered(answer));
+        }
+    }
+
+    fn go_away(&mut self, now: Instant, leave_in: Duration, smear: Duration) {
+        if !self.is_live() || matches!(self.state, State::Leaving { .. }) {
+            return;
+        }
+        let (leave_in, smear) = (leave_in.min(DRAIN_TIMEOUT_MAX), smear.min(SMEAR_MAX));
+        self.outbox.go_away = Some(GoAway {
+            leave_in_ms: super::millis(leave_in),
+            smear_ms: super::millis(smear),
+        });
+        self.state = State::Leaving {
+            deadline: now + leave_in,
+            smeared: now + smear,
+        };
+    }
+
+    fn probe(&mut self, nonce: Option<u64>) {
+        self.events
+            .extend(nonce.map(|nonce| AcceptorEvent::Probe { nonce }));
+    }
+
+    fn probe_answered(&mut self, now: Instant, nonce: u64) {
+        if let Some(ProbeSeen::Back) = self.prober.answered(now, nonce) {
+            self.events.push_back(AcceptorEvent::ServingBack);
+        }
+    }
+
+    /// Ends what has a deadline of its own.
+    fn check_deadlines(&mut self, now: Instant) {
+        let idle = self.prober.calls_in_flight() == 0;
+        match self.state {
+            State::Waiting { deadline } | State::Deciding { deadline } if now >= deadline => {
+                self.close(End::NoGreeting);
+            }
+            State::Draining { deadline } if now >= deadline => {
+                self.close(End::Drained { clean: idle });
+            }
+            State::Leaving { deadline, smeared } if now >= deadline || idle && now >= smeared => {
+                self.close(End::Left { clean: idle });
+            }
+            State::Waiting { .. }
+            | State::Deciding { .. }
+            | State::Serving
+            | State::Draining { .. }
+            | State::Leaving { .. }
+            | State::Closed(_) => {}
+        }
+    }
+
+    fn own_deadline(&self) -> Option<Instant> {
+        let idle = self.prober.calls_in_flight() == 0;
+        match self.state {
+            State::Waiting { deadline }
+            | State::Deciding { deadline }
+            | State::Draining { deadline } => Some(deadline),
+            State::Leaving { deadline, smeared } if idle => Some(deadline.min(smeared)),
+            State::Leaving { deadline, .. } => Some(deadline),
+            State::Serving | State::Closed(_) => None,
+        }
+    }
+
+    fn poll_greeting(&mut self) -> Option<ControlFrame> {
+        match self.outbox.greeting.take()? {
+            Greeting::Welcome(welcome) => Some(ControlFrame::Welcome(*welcome)),
+            Greeting::Reject(reject) => {
+                self.close(End::Rejected(reject.code));
+                Some(ControlFrame::Reject(reject))
+            }
+        }
+    }
+}
+
+impl Machine for Acceptor {
+    type Command = AcceptorCommand;
+    type Event = AcceptorEvent;
+
+    fn observe(&mut self, now: Instant, observation: Observation) {
+        self.prober.observe(now, observation);
+    }
+
+    fn handle_command(&mut self, now: Instant, command: AcceptorCommand) {
+        if let State::Closed(_) = self.state {
+            return;
+        }
+        match command {
+            AcceptorCommand::Welcome(welcome) => self.welcome(now, welcome),
+            AcceptorCommand::Reject(reject) => self.reject(reject),
+            AcceptorCommand::Ask(ask) => self.ask(ask),
+            AcceptorCommand::Renewed(renewed) => {
+                if std::mem::replace(&mut self.renewing, false) {
+                    self.outbox.renewed = Some(renewed);
+                }
+            }
+            AcceptorCommand::Planes(signed) => self.outbox.planes = Some(signed),
+            AcceptorCommand::Revoked(signed) => {
+                if self.outbox.revoked.len() < REVOKED_QUEUED_MAX {
+                    self.outbox.revoked.push_back(signed);
+                }
+            }
+            AcceptorCommand::GoAway { leave_in, smear } => self.go_away(now, leave_in, smear),
+            AcceptorCommand::Suspect => {
+                if self.is_live() {
+                    let probe = self.prober.suspect(now);
+                    self.probe(probe);
+                }
+            }
+            AcceptorCommand::ProbeAnswered { nonce } => self.probe_answered(now, nonce),
+            AcceptorCommand::Close(code) => self.close(End::Closed(code)),
+        }
+    }
+
+    fn handle_frame(&mut self, now: Instant, frame: ControlFrame) -> Result<(), Violation> {
+        self.prober.heard(now);
+        let handled = match self.state {
+            State::Waiting { .. } => self.greeted(now, frame),
+            State::Deciding { .. } => Err(Violation::Misplaced(frame.kind())),
+            State::Serving | State::Draining { .. } | State::Leaving { .. } => {
+                self.served(now, frame)
+            }
+            State::Closed(_) => Ok(()),
+        };
+        if let Err(violation) = handled {
+            self.events.clear();
+            self.close(End::Violation(violation));
+        }
+        handled
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.is_live() {
+            let (finding, probe) = self.prober.handle_timeout(now);
+            match finding {
+                Some(Finding::TransportDead) => return self.close(End::TransportDead),
+                Some(Finding::ServingDead) => self.events.push_back(AcceptorEvent::ServingDead),
+                None => {}
+            }
+            self.probe(probe);
+        }
+        self.check_deadlines(now);
+    }
+
+    fn poll_event(&mut self) -> Option<AcceptorEvent> {
+        self.events.pop_front()
+    }
+
+    fn poll_frame(&mut self, now: Instant) -> Option<ControlFrame> {
+        if self.outbox.greeting.is_some() {
+            return self.poll_greeting();
+        }
+        if !self.is_live() {
+            return None;
+        }
+        let outbox = &mut self.outbox;
+        if std::mem::take(&mut outbox.drain_ack) {
+            return Some(ControlFrame::DrainAck);
+        }
+        if let Some(nonce) = outbox.pong.take() {
+            return Some(ControlFrame::Pong(self.prober.pong(now, nonce)));
+        }
+        if let Some(signed) = outbox.revoked.pop_front() {
+            return Some(ControlFrame::Revoked(signed));
+        }
+        if let Some(go_away) = outbox.go_away.take() {
+            return Some(ControlFrame::GoAway(go_away));
+        }
+        if let Some(ask) = outbox.asks.pop_front() {
+            return Some(ControlFrame::Ask(ask));
+        }
+        if let Some(renewed) = outbox.renewed.take() {
+            return Some(ControlFrame::Renewed(renewed));
+        }
+        outbox.planes.take().map(ControlFrame::Planes)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let alive = if self.is_live() {
+            self.prober.poll_timeout()
+        } else {
+            None
+        };
+        earlier(alive, self.own_deadline())
+    }
+
+    fn end(&self) -> Option<End> {
+        match &self.state {
+            State::Closed(end) if self.events.is_empty() => Some(end.clone()),
+            State::Waiting { .. }
+            | State::Deciding { .. }
+            | State::Serving
+            | State::Draining { .. }
+            | State::Leaving { .. }
+            | State::Closed(_) => None,
+        }
+    }
+}

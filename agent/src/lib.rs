@@ -9,5 +9,6 @@ pub mod policy;
 pub mod queue;
 pub mod reach;
 mod secret;
+pub mod service;
 
 pub use secret::Secret;

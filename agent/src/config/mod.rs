@@ -21,6 +21,7 @@ pub use expand::Sources;
 pub use flags::{FlagServices, Flags};
 pub use save::save;
 pub use service::{HealthSpec, LimitSpec, Scheme, ServiceDef, ServiceKind, ServiceUrl};
+pub(crate) use service::{MAX_MODEL_NAME_BYTES, MAX_MODELS};
 pub use tls::TlsSpec;
 
 use raw::{RawAudit, RawFile, Text};

@@ -1,0 +1,197 @@
+//! The services as they run: what a call meets, and what is offered for each.
+
+mod discover;
+mod load;
+mod probe;
+mod table;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use culvert_wire::{BackendLoad, ServiceHealth, ServiceName, ServiceOffer, ServiceState};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+pub use table::{Services, SetupError};
+
+use crate::backend::{Backends, Standing, TlsSetupError};
+use crate::config::{ServiceDef, ServiceKind};
+use crate::policy::Rules;
+use crate::queue::Gate;
+
+/// One service of the file, running.
+#[derive(Debug)]
+pub struct Service {
+    /// What the file says.
+    pub def: ServiceDef,
+    /// Its name on the wire.
+    pub name: ServiceName,
+    /// Its backends.
+    pub backends: Backends,
+    /// How many calls at once.
+    pub gate: Gate,
+    digest: [u8; 32],
+    found: Mutex<Found>,
+    changes: Changes,
+}
+
+/// What probes have found out last.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Found {
+    rounds: u64,
+    models: Option<Vec<String>>,
+    load: Option<BackendLoad>,
+}
+
+/// Told whenever something that is offered or reported may have changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Changes(Arc<watch::Sender<u64>>);
+
+impl Changes {
+    fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+
+    fn tell(&self) {
+        self.0.send_modify(|n| *n += 1);
+    }
+}
+
+impl Service {
+    fn new(
+        def: ServiceDef,
+        own: &Arc<[SocketAddr]>,
+        tasks: &TaskTracker,
+        changes: Changes,
+    ) -> Result<Self, SetupError> {
+        let setup = |error: TlsSetupError| SetupError::Tls(def.name.clone(), error);
+        Ok(Self {
+            name: ServiceName::new(&def.name).map_err(|_| SetupError::Name(def.name.clone()))?,
+            backends: Backends::new(&def, own, tasks).map_err(setup)?,
+            gate: Gate::new(def.limits),
+            digest: digest(&def),
+            found: Mutex::default(),
+            changes,
+            def,
+        })
+    }
+
+    /// Whether its backends answer: up where one does.
+    pub fn state(&self) -> ServiceState {
+        let mut state = ServiceState::Down;
+        for backend in self.backends.iter() {
+            match backend.endpoint.standing() {
+                Standing::Up => return ServiceState::Up,
+                Standing::Unknown => state = ServiceState::Unknown,
+                Standing::Down => {}
+            }
+        }
+        state
+    }
+
+    /// Its models: those of the file, else those found.
+    pub fn models(&self) -> Vec<String> {
+        match &self.def.models {
+            Some(models) => models.clone(),
+            None => self.found().models.unwrap_or_default(),
+        }
+    }
+
+    /// The load that its backends publish.
+    pub fn load(&self) -> Option<BackendLoad> {
+        self.found().load
+    }
+
+    /// Whether it was probed since it began.
+    pub fn is_probed(&self) -> bool {
+        self.found().rounds > 0
+    }
+
+    /// The mean of its backends' usual times to the head of an answer.
+    pub fn latency(&self) -> Duration {
+        let known = self.backends.iter().map(|b| b.endpoint.latency());
+        let known: Vec<Duration> = known.filter(|latency| !latency.is_zero()).collect();
+        let count = u32::try_from(known.len()).unwrap_or(u32::MAX);
+        known
+            .iter()
+            .sum::<Duration>()
+            .checked_div(count)
+            .unwrap_or_default()
+    }
+
+    fn offer(&self) -> ServiceOffer {
+        ServiceOffer {
+            name: self.name.clone(),
+            kind: match self.def.kind {
+                ServiceKind::Model => culvert_wire::ServiceKind::Model,
+                ServiceKind::Mcp => culvert_wire::ServiceKind::Mcp,
+                ServiceKind::Http => culvert_wire::ServiceKind::Http,
+            },
+            models: self.models(),
+            digest: self.digest,
+        }
+    }
+
+    fn health(&self) -> ServiceHealth {
+        ServiceHealth {
+            name: self.name.clone(),
+            state: self.state(),
+            in_flight: self.gate.in_flight().saturating_add(self.gate.waiting()),
+            capacity: self.gate.capacity().unwrap_or(0),
+            load: self.load(),
+            latency_us: u64::try_from(self.latency().as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Keeps what a round has found. Models stay known while no backend answers: the offer
+    /// says what is served, health says whether it is up.
+    fn publish(&self, models: Option<Vec<String>>, load: Option<BackendLoad>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.rounds += 1;
+        if models.is_some() {
+            found.models = models;
+        }
+        found.load = load;
+        drop(found);
+        self.changes.tell();
+    }
+
+    fn found(&self) -> Found {
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// SHA-256 over kind, urls, policy and the models of the file. Never over secrets: two agents
+/// with different keys for the same backend serve the same.
+fn digest(def: &ServiceDef) -> [u8; 32] {
+    let mut text = format!("{}\n", def.kind);
+    let mut add = |key: &str, value: &str| {
+        // Lengths keep one list from reading like another.
+        let written = writeln!(text, "{key} {} {value}", value.len());
+        debug_assert!(written.is_ok());
+    };
+    for url in &def.urls {
+        add("url", &url.text);
+    }
+    if let Rules::Http(allow) = &def.rules {
+        for entry in allow {
+            entry.methods.iter().for_each(|m| add("method", m.as_str()));
+            entry.paths.iter().for_each(|p| add("path", &p.to_string()));
+        }
+    }
+    for model in def.models.iter().flatten() {
+        add("model", model);
+    }
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! All services, replaced one by one when the file changes, and what is offered for them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use culvert_wire::{Health, Offer};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Changes, Service, probe};
+use crate::backend::TlsSetupError;
+use crate::config::ServiceDef;
+use crate::error::chain;
+
+/// The services that calls meet. Links and calls share it.
+#[derive(Debug)]
+pub struct Services {
+    current: ArcSwap<BTreeMap<String, Running>>,
+    changing: Mutex<()>,
+    offer: watch::Sender<Arc<Offer>>,
+    changes: Changes,
+    own: Arc<[SocketAddr]>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    service: Arc<Service>,
+    /// Stops its probes; calls that have begun go on.
+    stop: CancellationToken,
+}
+
+/// Why a service cannot run as the file says.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Its TLS cannot be set up.
+    #[error("the service `{0}`: {err}", err = chain(.1))]
+    Tls(String, TlsSetupError),
+    /// Its name does not fit the wire.
+    #[error("the service `{0}`: not a name")]
+    Name(String),
+    /// All of them do not fit into one offer.
+    #[error("the services do not fit into one offer: {0}")]
+    Offer(String),
+}
+
+impl Services {
+    /// None yet. `own` are the agent's listeners, which no backend may be; `tasks` runs
+    /// probes and backend connections.
+    pub fn new(own: Arc<[SocketAddr]>, tasks: TaskTracker) -> Self {
+        Self {
+            current: ArcSwap::default(),
+            changing: Mutex::default(),
+            offer: watch::Sender::default(),
+            changes: Changes::new(),
+            own,
+            tasks,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Makes exactly these run. A service whose definition is unchanged is left alone, its
+    /// connections, queue and health with it; nothing changes if one of them cannot run.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn apply(&self, defs: &[ServiceDef]) -> Result<(), SetupError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.current.load_full();
+        let mut new = BTreeMap::new();
+        let mut started = Vec::new();
+        for def in defs {
+            let running = match old.get(&def.name) {
+                Some(running) if running.service.def == *def => running.clone(),
+                _ => {
+                    let changes = self.changes.clone();
+                    let service = Service::new(def.clone(), &self.own, &self.tasks, changes)?;
+                    let running = Running {
+                        service: Arc::new(service),
+                        stop: self.stop.child_token(),
+                    };
+                    started.push(running.clone());
+                    running
+                }
+            };
+            new.insert(def.name.clone(), running);
+        }
+        offer_of(&new, 1)
+            .check()
+            .map_err(|error| SetupError::Offer(error.to_string()))?;
+        for (name, running) in old.iter() {
+            let kept = new
+                .get(name)
+                .is_some_and(|n| Arc::ptr_eq(&n.service, &running.service));
+            if !kept {
+                running.stop.cancel();
+            }
+        }
+        self.current.store(Arc::new(new));
+        for running in started {
+            self.tasks.spawn(probe::run(running.service, running.stop));
+        }
+        self.changes.tell();
+        self.renew_offer();
+        Ok(())
+    }
+
+    /// The service of a name.
+    pub fn get(&self, name: &str) -> Option<Arc<Service>> {
+        self.current
+            .load()
+            .get(name)
+            .map(|r| Arc::clone(&r.service))
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<Arc<Service>> {
+        let current = self.current.load();
+        current.values().map(|r| Arc::clone(&r.service)).collect()
+    }
+
+    /// What is offered, newest last; its number grows with every change.
+    pub fn offers(&self) -> watch::Receiver<Arc<Offer>> {
+        self.offer.subscribe()
+    }
+
+    /// Told when health may have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.0.subscribe()
+    }
+
+    /// The state of each service now.
+    pub fn health(&self) -> Health {
+        let current = self.current.load();
+        Health {
+            services: current.values().map(|r| r.service.health()).collect(),
+        }
+    }
+
+    /// Keeps the offer in step with what probes find, until the probes are stopped.
+    pub async fn run(&self) {
+        let mut changes = self.changes();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            self.renew_offer();
+        }
+    }
+
+    /// Ends all probes.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn renew_offer(&self) {
+        self.offer.send_if_modified(|offer| {
+            let next = offer_of(&self.current.load(), offer.seq + 1);
+            if next.services == offer.services && offer.seq > 0 {
+                return false;
+            }
+            if let Err(error) = next.check() {
+                tracing::error!(%error, "what was discovered does not fit into one offer");
+                return false;
+            }
+            *offer = Arc::new(next);
+            true
+        });
+    }
+}
+
+fn offer_of(services: &BTreeMap<String, Running>, seq: u64) -> Offer {
+    Offer {
+        seq,
+        services: services.values().map(|r| r.service.offer()).collect(),
+    }
+}

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn documents_are_read_with_their_lines() {
         let text = "kind: Tenant\nname: acme\n---\nkind: Connector\ntenant: acme\nname: dev\n\
-                    spec:\n  services:\n    - llama\n    - \"tickets-*\"\n  zones: [NO, ORF]\n";
+                    spec:\n  services:\n    - llama\n    - \"tickets\"\n  zones: [NO, ORF]\n";
         let read = read_file(text).unwrap();
         assert_eq!(read.len(), 2);
         assert_eq!(read[1].document.spec["zones"], json!(["NO", "ORF"]));

@@ -1,4 +1,4 @@
-//! Patterns: which services a connector may offer, and which targets a key may call.
+//! Patterns: which targets a key may call.
 
 use std::{fmt, str::FromStr};
 
@@ -12,12 +12,6 @@ const MAX_PATTERN: usize = 512;
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    /// The pattern that matches everything.
-    #[must_use]
-    pub fn any() -> Self {
-        Self("*".into())
-    }
-
     /// Whether all of `text` matches. Takes time in proportion to the product of both lengths.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {

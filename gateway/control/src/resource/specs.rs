@@ -1,13 +1,13 @@
 //! The typed views of what people write, one per kind of resource.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
-use culvert_certs::name::{Region, TenantName, Zone};
+use culvert_certs::name::{NameError, Region, TenantName, Zone, check_name};
 
 use super::{
     document::ResourceKind,
     fields::Fields,
-    pattern::{Allow, Pattern},
+    pattern::Allow,
     value::{Span, Timestamp, ValueError},
 };
 
@@ -51,25 +51,38 @@ impl Spec for TenantSpec {
 pub struct ConnectorSpec {
     /// For people.
     pub description: Option<String>,
-    /// Names of services that its agents may offer; all by default.
-    pub services: Vec<Pattern>,
+    /// The only names of services that its agents may offer; `None` for all.
+    pub services: Option<BTreeSet<String>>,
     /// Whether an agent that joined serves at once.
     pub approve: Approval,
-    /// The zones that may serve it; `None` for all.
-    pub zones: Option<Vec<Zone>>,
+    /// The only zones whose planes may serve it; `None` for all.
+    pub zones: Option<BTreeSet<Zone>>,
 }
 
 impl Spec for ConnectorSpec {
     const KIND: ResourceKind = ResourceKind::Connector;
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let services = fields.list("services");
+        let services: Option<Vec<ServiceName>> = fields.list("services");
+        let zones: Option<Vec<Zone>> = fields.list("zones");
         Some(Self {
             description: fields.text("description"),
-            services: services.unwrap_or_else(|| vec![Pattern::any()]),
+            services: services.map(|names| names.into_iter().map(|name| name.0).collect()),
             approve: fields.text("approve").unwrap_or(Approval::Auto),
-            zones: fields.list("zones"),
+            zones: zones.map(BTreeSet::from_iter),
         })
+    }
+}
+
+/// The name of a service, while it is read.
+struct ServiceName(String);
+
+impl FromStr for ServiceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check_name("service", text)?;
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -99,9 +112,9 @@ impl FromStr for Approval {
 pub struct AgentSpec {
     /// For people.
     pub description: Option<String>,
-    /// It may link and serve. Set at joining from its connector's `approve`.
+    /// It serves. Set at joining from its connector's `approve`; until then its links are held.
     pub approved: bool,
-    /// It may neither link nor renew until this is taken away; not final, unlike a revocation.
+    /// It neither serves nor renews until this is taken away; not final, unlike a revocation.
     pub locked: bool,
 }
 

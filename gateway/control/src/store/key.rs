@@ -4,8 +4,8 @@
 
 use std::{fmt, str::FromStr};
 
-/// Longest name in bytes; the longest we make is an audit entry's.
-const MAX_SEGMENT: usize = 64;
+/// Longest name in bytes; the longest we make is a revoked connector's, of 73.
+const MAX_SEGMENT: usize = 96;
 
 /// The tenant part of entries that belong to no tenant.
 const NO_TENANT: &str = "_";
@@ -82,7 +82,7 @@ impl FromStr for Key {
     }
 }
 
-/// One part of a key: 1 to 64 letters, digits, `-` and, not alone, `_`.
+/// One part of a key: 1 to 96 letters, digits, `-` and, not alone, `_`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Segment(Box<str>);
 
@@ -257,7 +257,7 @@ mod tests {
         ] {
             assert!(text.parse::<Key>().is_err(), "{text}");
         }
-        assert!("a".repeat(65).parse::<Segment>().is_err());
+        assert!("a".repeat(97).parse::<Segment>().is_err());
     }
 
     #[test]

@@ -1,1 +1,21 @@
-//! End-to-end tests of the real binaries.
+//! End-to-end tests: the real programs as separate processes, official clients, and what must never happen.
+//!
+//! Tests share the built programs and the environment of the SDKs, nothing else; the test runner bounds how many run at once.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails with what it saw"
+)]
+
+mod cancel;
+mod cli;
+mod drain;
+mod headers;
+mod http_services;
+mod join;
+mod kill;
+mod mcp;
+mod observe;
+mod openai;
+mod policy;
+mod tenants;
+mod tidy;

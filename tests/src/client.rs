@@ -149,7 +149,7 @@ impl Client {
         ))
     }
 
-    /// Sends exactly `head` (lines without their ends) with the key, on a connection of its own, and gives all bytes that come back.
+    /// Sends exactly these lines with the key and without a body, on a connection of its own, and gives all bytes that come back.
     ///
     /// # Errors
     /// A connection that fails before any answer.
@@ -157,6 +157,19 @@ impl Client {
         &self,
         request_line: &str,
         headers: &[&str],
+    ) -> Result<String, HarnessError> {
+        self.exact_with_body(request_line, headers, "").await
+    }
+
+    /// As [`Client::exact`], with a body behind the lines; `headers` say how it is framed.
+    ///
+    /// # Errors
+    /// A connection that fails before any answer.
+    pub async fn exact_with_body(
+        &self,
+        request_line: &str,
+        headers: &[&str],
+        body: &str,
     ) -> Result<String, HarnessError> {
         let address = self.base.strip_prefix("http://").unwrap_or(&self.base);
         let mut stream = TcpStream::connect(address).await?;
@@ -168,6 +181,7 @@ impl Client {
             text.push_str(&format!("{header}\r\n"));
         }
         text.push_str("\r\n");
+        text.push_str(body);
         stream.write_all(text.as_bytes()).await?;
         let mut answer = Vec::new();
         let read = tokio::time::timeout(ANSWER_LIMIT, stream.read_to_end(&mut answer)).await;

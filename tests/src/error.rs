@@ -1,10 +1,11 @@
 //! What can go wrong with the harness itself.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 /// A failure of the harness, never of what it tests.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum HarnessError {
     /// `cargo build` of the real programs failed; its output was shown.
     #[error("building the programs failed: {0}")]
@@ -62,4 +63,12 @@ pub enum HarnessError {
     /// Files and pipes of the harness.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// As its `Display`: what `unwrap` prints in a test is a log to be read.
+impl fmt::Debug for HarnessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        std::error::Error::source(self).map_or(Ok(()), |source| write!(f, ": {source}"))
+    }
 }

@@ -5,13 +5,18 @@
 
 pub mod backend;
 pub mod client;
+pub mod demo;
 pub mod error;
 pub mod fault_io;
+pub mod listeners;
 pub mod mcp_fixture;
 pub mod out;
 pub mod process;
 pub mod programs;
 pub mod sdk;
 pub mod serve;
+pub mod stranger;
+pub mod table;
+pub mod timing;
 pub mod wait;
 pub mod world;

@@ -2,15 +2,17 @@
 
 mod call;
 mod control;
+mod greeting;
+mod offer;
 
 use bytes::{BufMut, BytesMut};
 use minicbor::Encode;
 
 pub use call::{CallFrame, Caller, Data, Forward, Head, Open, TraceContext};
-pub use control::{
-    Answer, Ask, BackendLoad, CallKnowledge, ControlFrame, Drain, GoAway, Health, Hello, Offer,
-    Ping, PlaneName, Pong, Reject, Renewed, ServiceHealth, ServiceKind, ServiceOffer, ServiceState,
-    Settings, Sibling, Welcome,
+pub use control::{Answer, Ask, CallKnowledge, ControlFrame, Drain, GoAway, Ping, Pong, Renewed};
+pub use greeting::{Hello, PlaneName, Reject, Settings, Sibling, Welcome};
+pub use offer::{
+    BackendLoad, Health, Offer, ServiceHealth, ServiceKind, ServiceOffer, ServiceState,
 };
 
 use crate::codec::{Payload, Tail};

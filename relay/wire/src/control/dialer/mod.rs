@@ -6,19 +6,19 @@
 //!     +--Reject, late------+--silence, breach--+------------------> Closed
 //! ```
 
+mod messages;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+pub use messages::{DialerCommand, DialerEvent};
 
 use super::liveness::Finding;
 use super::pinger::Pinger;
 use super::rate::Paced;
 use super::{End, Machine, Observation, Violation, earlier, millis};
-use crate::code::Code;
-use crate::frame::{
-    Answer, Ask, ControlFrame, Drain, GoAway, Health, Hello, Offer, Pong, Reject, Renewed, Welcome,
-};
+use crate::frame::{Answer, ControlFrame, Drain, Health, Hello, Offer, Pong};
 use crate::limits::{
     ASKS_PENDING_MAX, DRAIN_LINGER, DRAIN_TIMEOUT_MAX, GREETING_TIMEOUT, HEALTH_INTERVAL,
     OFFER_INTERVAL,
@@ -35,54 +35,6 @@ pub struct Dialer {
     asks_open: usize,
     renewal: Renewal,
     last_offer: u64,
-}
-
-/// An order of the agent to its machine.
-#[derive(Clone, Debug)]
-pub enum DialerCommand {
-    /// What is served now. One whose number is not above the last one's is dropped.
-    Offer(Offer),
-    /// How all services are now.
-    Health(Health),
-    /// What is known of a call that was asked about.
-    Answer(Answer),
-    /// A request for a certificate. While one is under way the newest waits.
-    Renew(Bytes),
-    /// Leave: no new calls, finish, close. At most an hour.
-    Drain {
-        /// How long calls may take to finish.
-        timeout: Duration,
-    },
-    /// Be over now.
-    Close(Code),
-}
-
-/// What the machine tells the agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DialerEvent {
-    /// The session stands: calls may come.
-    Welcome(Welcome),
-    /// There is no session; the machine is over once this was read.
-    Rejected(Reject),
-    /// A `Pong` has come.
-    Alive {
-        /// From the ping to its pong, where nothing overtook it.
-        round_trip: Option<Duration>,
-        /// How long ago the relay had its last probe answered.
-        probe_age: Option<Duration>,
-    },
-    /// The other side runs, but calls do not come through: dial a replacement. Said once.
-    ServingDead,
-    /// Answer with [`DialerCommand::Answer`].
-    Ask(Ask),
-    /// The certificate that was asked for, or why there is none.
-    Renewed(Renewed),
-    /// A signed list of planes.
-    Planes(Bytes),
-    /// The replica leaves: dial a replacement.
-    GoAway(GoAway),
-    /// A signed revocation.
-    Revoked(Bytes),
 }
 
 #[derive(Debug)]

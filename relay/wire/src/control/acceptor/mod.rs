@@ -8,10 +8,14 @@
 //!                        +-------late, silence, breach, idle-----+-> Closed
 //! ```
 
+mod messages;
+mod outbox;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+pub use messages::{AcceptorCommand, AcceptorEvent};
+use outbox::Outbox;
 
 use super::liveness::Finding;
 use super::prober::{ProbeSeen, Prober};
@@ -20,8 +24,7 @@ use super::{End, Machine, Observation, Violation, earlier};
 use crate::VERSION_MIN;
 use crate::code::Code;
 use crate::frame::{
-    Answer, Ask, CallKnowledge, ControlFrame, FrameType, GoAway, Health, Hello, Offer, Reject,
-    Renewed, Welcome,
+    Answer, Ask, CallKnowledge, ControlFrame, FrameType, GoAway, Offer, Reject, Welcome,
 };
 use crate::ids::CallId;
 use crate::limits::{
@@ -45,69 +48,6 @@ pub struct Acceptor {
     pings: Rate,
 }
 
-/// An order of the relay to its machine.
-#[derive(Clone, Debug)]
-pub enum AcceptorCommand {
-    /// Accept the agent.
-    Welcome(Welcome),
-    /// Do not.
-    Reject(Reject),
-    /// Ask the agent about a call. Where too many questions are open, the answer is `Unknown`.
-    Ask(Ask),
-    /// Answers a [`AcceptorEvent::Renew`].
-    Renewed(Renewed),
-    /// Tell the agent of the planes; the newest list is what is sent.
-    Planes(Bytes),
-    /// Tell the agent of a revocation.
-    Revoked(Bytes),
-    /// The replica leaves. At most an hour, and a smear of at most five minutes.
-    GoAway {
-        /// How long calls may take to finish.
-        leave_in: Duration,
-        /// The span in which agents dial their replacements.
-        smear: Duration,
-    },
-    /// A call has been without its first answer frame for a second, or somebody has another doubt.
-    Suspect,
-    /// The probe of an [`AcceptorEvent::Probe`] was answered.
-    ProbeAnswered {
-        /// The probe's.
-        nonce: u64,
-    },
-    /// Be over now.
-    Close(Code),
-}
-
-/// What the machine tells the relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AcceptorEvent {
-    /// Decide within ten seconds, with [`AcceptorCommand::Welcome`] or [`AcceptorCommand::Reject`].
-    Hello(Box<Hello>),
-    /// What the agent serves now.
-    Offer(Offer),
-    /// How its services are now.
-    Health(Health),
-    /// Open a stream with `CallFrame::Probe(nonce)`, and say when its answer has come. A stream
-    /// without one may be given up when the next probe is asked for.
-    Probe {
-        /// The probe's.
-        nonce: u64,
-    },
-    /// Bytes come, but calls are not served: out of selection.
-    ServingDead,
-    /// They are again.
-    ServingBack,
-    /// The answer to an [`AcceptorCommand::Ask`].
-    Answered(Answer),
-    /// The agent wants a certificate.
-    Renew(Bytes),
-    /// The agent leaves: open no call from now on. `DrainAck` is written after this event.
-    Draining {
-        /// How long it lets calls finish.
-        timeout: Duration,
-    },
-}
-
 #[derive(Debug)]
 enum State {
     Waiting {
@@ -128,27 +68,6 @@ enum State {
     },
     Closed(End),
 }
-
-#[derive(Debug, Default)]
-struct Outbox {
-    greeting: Option<Greeting>,
-    drain_ack: bool,
-    pong: Option<u64>,
-    asks: VecDeque<Ask>,
-    renewed: Option<Renewed>,
-    planes: Option<Bytes>,
-    revoked: VecDeque<Bytes>,
-    go_away: Option<GoAway>,
-}
-
-#[derive(Debug)]
-enum Greeting {
-    Welcome(Box<Welcome>),
-    Reject(Reject),
-}
-
-/// Revocations that wait to be written to one agent; the first one already ends its link.
-const REVOKED_QUEUED_MAX: usize = 16;
 
 impl Acceptor {
     /// Waits for a `Hello` on a new control stream.
@@ -204,7 +123,7 @@ impl Acceptor {
 
     fn reject(&mut self, reject: Reject) {
         if let State::Deciding { .. } = self.state {
-            self.outbox.greeting = Some(Greeting::Reject(reject));
+            self.outbox.greeting = Some(ControlFrame::Reject(reject));
         }
     }
 
@@ -212,7 +131,7 @@ impl Acceptor {
         if let State::Deciding { .. } = self.state
             && self.outbox.greeting.is_none()
         {
-            self.outbox.greeting = Some(Greeting::Welcome(Box::new(welcome)));
+            self.outbox.greeting = Some(ControlFrame::Welcome(welcome));
             self.state = State::Serving;
             self.prober.start(now);
         }
@@ -377,16 +296,6 @@ impl Acceptor {
             State::Serving | State::Closed(_) => None,
         }
     }
-
-    fn poll_greeting(&mut self) -> Option<ControlFrame> {
-        match self.outbox.greeting.take()? {
-            Greeting::Welcome(welcome) => Some(ControlFrame::Welcome(*welcome)),
-            Greeting::Reject(reject) => {
-                self.close(End::Rejected(reject.code));
-                Some(ControlFrame::Reject(reject))
-            }
-        }
-    }
 }
 
 impl Machine for Acceptor {
@@ -411,11 +320,7 @@ impl Machine for Acceptor {
                 }
             }
             AcceptorCommand::Planes(signed) => self.outbox.planes = Some(signed),
-            AcceptorCommand::Revoked(signed) => {
-                if self.outbox.revoked.len() < REVOKED_QUEUED_MAX {
-                    self.outbox.revoked.push_back(signed);
-                }
-            }
+            AcceptorCommand::Revoked(signed) => self.outbox.revoked(signed),
             AcceptorCommand::GoAway { leave_in, smear } => self.go_away(now, leave_in, smear),
             AcceptorCommand::Suspect => {
                 if self.is_live() {
@@ -463,32 +368,17 @@ impl Machine for Acceptor {
     }
 
     fn poll_frame(&mut self, now: Instant) -> Option<ControlFrame> {
-        if self.outbox.greeting.is_some() {
-            return self.poll_greeting();
+        if let Some(greeting) = self.outbox.greeting.take() {
+            if let ControlFrame::Reject(reject) = &greeting {
+                self.close(End::Rejected(reject.code));
+            }
+            return Some(greeting);
         }
-        if !self.is_live() {
-            return None;
+        if self.is_live() {
+            self.outbox.poll(now, &self.prober)
+        } else {
+            None
         }
-        let outbox = &mut self.outbox;
-        if std::mem::take(&mut outbox.drain_ack) {
-            return Some(ControlFrame::DrainAck);
-        }
-        if let Some(nonce) = outbox.pong.take() {
-            return Some(ControlFrame::Pong(self.prober.pong(now, nonce)));
-        }
-        if let Some(signed) = outbox.revoked.pop_front() {
-            return Some(ControlFrame::Revoked(signed));
-        }
-        if let Some(go_away) = outbox.go_away.take() {
-            return Some(ControlFrame::GoAway(go_away));
-        }
-        if let Some(ask) = outbox.asks.pop_front() {
-            return Some(ControlFrame::Ask(ask));
-        }
-        if let Some(renewed) = outbox.renewed.take() {
-            return Some(ControlFrame::Renewed(renewed));
-        }
-        outbox.planes.take().map(ControlFrame::Planes)
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

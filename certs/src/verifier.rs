@@ -287,7 +287,8 @@ pub(crate) fn stated_not_after(der: &CertificateDer<'_>) -> Result<SystemTime, V
 
 fn from_webpki(error: webpki::Error) -> VerifyError {
     use webpki::Error as E;
-    if matches!(error, E::UnknownIssuer) {
+    // Roots of one world share a name: a stranger's of the same name is found out by signature.
+    if matches!(error, E::UnknownIssuer | E::InvalidSignatureForPublicKey) {
         VerifyError::UnknownIssuer
     } else if matches!(error, E::CertExpired { .. }) {
         VerifyError::Expired

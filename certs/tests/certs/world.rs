@@ -1,7 +1,5 @@
 //! A small world with an authority, and two connections pumped in memory.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,19 +10,19 @@ use culvert_certs::{
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-pub struct World {
-    pub authority: Authority,
-    pub now: SystemTime,
+pub(crate) struct World {
+    pub(crate) authority: Authority,
+    pub(crate) now: SystemTime,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = SystemTime::now();
         let authority = Authority::create("culvert.test".parse().unwrap(), now).unwrap();
         Self { authority, now }
     }
 
-    pub fn agent_identity(&self) -> AgentIdentity {
+    pub(crate) fn agent_identity(&self) -> AgentIdentity {
         AgentIdentity {
             trust_domain: self.authority.trust_domain().clone(),
             tenant: "acme".parse().unwrap(),
@@ -33,7 +31,7 @@ impl World {
         }
     }
 
-    pub fn plane_identity(&self) -> PlaneIdentity {
+    pub(crate) fn plane_identity(&self) -> PlaneIdentity {
         PlaneIdentity {
             trust_domain: self.authority.trust_domain().clone(),
             region: "US".parse().unwrap(),
@@ -42,11 +40,11 @@ impl World {
         }
     }
 
-    pub fn agent(&self) -> Credentials {
+    pub(crate) fn agent(&self) -> Credentials {
         self.enroll(self.agent_identity().into())
     }
 
-    pub fn plane(&self) -> Credentials {
+    pub(crate) fn plane(&self) -> Credentials {
         self.enroll(self.plane_identity().into())
     }
 
@@ -63,25 +61,28 @@ impl World {
 }
 
 #[derive(Debug)]
-pub struct Pair {
-    pub client: ClientConnection,
-    pub server: ServerConnection,
+pub(crate) struct Pair {
+    pub(crate) client: ClientConnection,
+    pub(crate) server: ServerConnection,
 }
 
 /// What each end made of a handshake that failed.
 #[derive(Debug)]
-pub struct Failure {
-    pub client: Option<rustls::Error>,
-    pub server: Option<rustls::Error>,
+pub(crate) struct Failure {
+    pub(crate) client: Option<rustls::Error>,
+    pub(crate) server: Option<rustls::Error>,
 }
 
 /// A handshake that has to succeed.
-pub fn complete(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Pair {
+pub(crate) fn complete(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Pair {
     handshake(client, server).expect("the handshake completes")
 }
 
 /// Carries flights both ways until neither end has anything to say.
-pub fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<Pair, Failure> {
+pub(crate) fn handshake(
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+) -> Result<Pair, Failure> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut pair = Pair {
         client: ClientConnection::new(client, name).unwrap(),

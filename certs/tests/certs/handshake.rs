@@ -1,13 +1,12 @@
 //! Real handshakes in memory: both ends are rustls connections, the wire is a buffer.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{World, complete, handshake};
 use culvert_certs::tls::{self, PostQuantum, TlsError};
 use culvert_certs::{Expect, Role, peer_leaf};
 use rustls::{HandshakeKind, NamedGroup};
+
+use crate::world::{World, complete, handshake};
 
 #[test]
 fn a_link_is_mutual_and_both_ends_learn_the_other() {

@@ -347,3 +347,56 @@ fn serial_of(leaf: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
     Some(certificate.raw_serial().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::HEXLOWER;
+
+    use super::*;
+
+    const SHA256_OF_CSR: &str = "c27338c453067b437471afbce792704d816112c6031bb996b62c698ea599ef80";
+
+    /// Both ends sign and verify these bytes for ever: a change here breaks every other version.
+    #[test]
+    fn golden_join_input() {
+        let input = join_input(
+            &"culvert.test".parse().unwrap(),
+            TokenId::from_bytes(std::array::from_fn(|i| i as u8)),
+            b"csr",
+        );
+        let expected = [
+            b"culvert-join-v1\0".as_slice(),
+            b"\0\0\0\x0cculvert.test",
+            b"\0\0\0\x10\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f",
+            b"\0\0\0\x20",
+            &HEXLOWER.decode(SHA256_OF_CSR.as_bytes()).unwrap(),
+        ]
+        .concat();
+        assert_eq!(input, expected);
+    }
+
+    #[test]
+    fn golden_renew_input() {
+        let expected = [
+            b"culvert-renew-v1\0".as_slice(),
+            b"\0\0\0\x20",
+            &HEXLOWER.decode(SHA256_OF_CSR.as_bytes()).unwrap(),
+            b"\0\0\0\x03\x41\x02\x03",
+        ]
+        .concat();
+        assert_eq!(renew_input(b"csr", &[0x41, 2, 3]), expected);
+    }
+
+    #[test]
+    fn golden_join_request() {
+        let request = JoinRequest {
+            token_id: TokenId::from_bytes([0; 16]),
+            csr: b"csr".to_vec(),
+            signature: vec![0xff; 3],
+            version: REQUEST_VERSION,
+        };
+        let json = r#"{"token_id":"aaaaaaaaaaaaaaaaaaaaaaaaaa","csr":"Y3Ny","signature":"////","version":1}"#;
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<JoinRequest>(json).unwrap(), request);
+    }
+}

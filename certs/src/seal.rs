@@ -306,6 +306,25 @@ mod tests {
         ));
     }
 
+    /// What is on disks stays readable, and the keys that replicas derive stay the same.
+    #[test]
+    fn golden_sealed_text() {
+        let key = SealingKey::from_base64(BASE64.encode(&[5; 32]).as_bytes()).unwrap();
+        assert_eq!(key.id().to_string(), "a762ff1a9f88c741");
+        let sealed = HEXLOWER
+            .decode(
+                b"01a762ff1a9f88c741000102030405060708090a0ba9cbe5db2b33f35e32e1009863fd922a28\
+             1a9f956dda",
+            )
+            .unwrap();
+        assert_eq!(key.open(HERE, &sealed).unwrap().as_slice(), b"secret");
+        let derived = key.derive("quic-reset").unwrap();
+        assert_eq!(
+            HEXLOWER.encode(&*derived),
+            "01c99e947a48754e6a7830eeb93badcbd645e1136bb9ba3af3166c4e74eb6502"
+        );
+    }
+
     #[test]
     fn derived_keys_differ_by_label_and_repeat() {
         let key = SealingKey::generate();

@@ -5,7 +5,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 /// A text that is masked wherever it is formatted, and wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {

@@ -336,3 +336,108 @@ impl<'b, C> Decode<'b, C> for WireSubject {
         Ok(Self::Plane(region, zone))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(subject: JoinSubject) -> JoinToken {
+        let spec = TokenSpec {
+            addresses: vec![
+                "gw.example.com:443".parse().unwrap(),
+                "[::1]:8443".parse().unwrap(),
+            ],
+            trust_domain: "culvert.test".parse().unwrap(),
+            subject,
+            pins: [RootPin::from_bytes([1; 32]), RootPin::from_bytes([2; 32])],
+            expiry: from_secs(1_800_000_000).unwrap(),
+        };
+        JoinToken::assemble(spec, SigningKey::from_seed([3; 32])).unwrap()
+    }
+
+    /// A token that was handed out stays readable.
+    #[test]
+    fn golden_tokens() {
+        let connector = JoinSubject::Connector {
+            tenant: "acme".parse().unwrap(),
+            connector: "prod-vpc".parse().unwrap(),
+        };
+        let plane = JoinSubject::Plane {
+            region: "US".parse().unwrap(),
+            zone: "ORF".parse().unwrap(),
+        };
+        for (subject, text) in [
+            (
+                connector,
+                "cvjoin_LZQ1V1axPvU9Zzjq88TPlE5oD3tRwca5b1Qknho1gzyXH4Ecv7fgVEmlo3B1bny1fwvhH\
+             rDyhs7yrAa5pKB0tOBSqp6qoD7fmTV8bddr6tD4EAkpITCAob6KIkZvqvEF7QIHJ4RT55E26FCdP\
+             sytEZ3U6K1bRVxjxfCtTgYd1hacvvD6uZZ28r4rDWnyFLPNiuoDr9QlVO3kYtk35oadmS6jjjkxP\
+             saB0R906iP6HWiKFIQbN2",
+            ),
+            (
+                plane,
+                "cvjoin_41l20ZcaP2lIuyXmQRI3vCne1ZvtZJFUYQU0TZuIPKcIlzBygdAZOzLH0Wsc0T3I2G28z\
+             W8ktantFIbg530q0gcq29R3ff8Wu29l7H8ZAg5Vf5O8AwMZQ9a5rgUz5Fic1A5gnlKb0VWzKe5NZ\
+             XYClDfV0OcMK9rJ3xfShSQ4jLu3Yxmlt5MoQHzaNJAiNEDAthuKJnA45jnHO017EHt6CH07AKMrO\
+             zPCOm5ODAu3O",
+            ),
+        ] {
+            let token = token(subject.clone());
+            assert_eq!(token.encode().unwrap().expose(), text);
+            let read: JoinToken = text.parse().unwrap();
+            assert_eq!(read.subject, subject);
+            assert_eq!(read.addresses, token.addresses);
+            assert_eq!(read.trust_domain, token.trust_domain);
+            assert_eq!(read.pins, token.pins);
+            assert_eq!(read.expiry, token.expiry);
+            assert_eq!(read.id(), token.id());
+            assert_eq!(read.id().to_string(), "wyxim75c6m5p4ywv22ywilqwee");
+        }
+    }
+
+    #[test]
+    fn a_newer_token_says_so() {
+        // {1: 2}, and nothing that this build would understand.
+        let text = format!("{PREFIX}{}", *base62::encode_checked(&[0xa1, 1, 2]));
+        assert_eq!(
+            text.parse::<JoinToken>().unwrap_err(),
+            TokenError::Version(2)
+        );
+        let text = format!("{PREFIX}{}", *base62::encode_checked(&[0xa1, 1, 1]));
+        assert_eq!(
+            text.parse::<JoinToken>().unwrap_err(),
+            TokenError::Malformed
+        );
+    }
+
+    #[test]
+    fn a_subject_without_its_tenant_is_malformed() {
+        let mut wire = Wire {
+            version: TOKEN_VERSION,
+            addresses: vec!["a:1".parse().unwrap()],
+            trust_domain: "t".parse().unwrap(),
+            tenant: None,
+            subject: WireSubject::Connector("c".parse().unwrap()),
+            pins: [[0; 32].into(), [0; 32].into()],
+            seed: [0; 32].into(),
+            expiry: 0,
+        };
+        let encode = |wire: &Wire| {
+            let cbor = minicbor::to_vec(wire).unwrap();
+            format!("{PREFIX}{}", *base62::encode_checked(&cbor))
+        };
+        let text = encode(&wire);
+        assert_eq!(
+            text.parse::<JoinToken>().unwrap_err(),
+            TokenError::Malformed
+        );
+        wire.tenant = Some("t".parse().unwrap());
+        assert!(encode(&wire).parse::<JoinToken>().is_ok());
+        wire.subject = WireSubject::Plane("R".parse().unwrap(), "Z".parse().unwrap());
+        assert!(encode(&wire).parse::<JoinToken>().is_err());
+        wire.tenant = None;
+        assert!(encode(&wire).parse::<JoinToken>().is_ok());
+        wire.expiry = u64::MAX;
+        assert!(encode(&wire).parse::<JoinToken>().is_err());
+    }
+}

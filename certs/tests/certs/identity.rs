@@ -60,7 +60,7 @@ impl Scene {
     }
 
     /// The forged leaf dials a relay.
-    fn dial(&self, forged: &Forged) -> Result<Pair, Failure> {
+    fn dial(&self, forged: &Forged) -> Result<Pair, Box<Failure>> {
         let mut client = (*tls::agent_link_client(&self.world.agent()).unwrap()).clone();
         client.client_auth_cert_resolver = resolver(forged);
         let server = tls::link_server(&self.world.plane()).unwrap();
@@ -68,7 +68,7 @@ impl Scene {
     }
 
     /// An agent dials the forged leaf.
-    fn serve(&self, forged: &Forged) -> Result<Pair, Failure> {
+    fn serve(&self, forged: &Forged) -> Result<Pair, Box<Failure>> {
         let mut server = (*tls::link_server(&self.world.plane()).unwrap()).clone();
         server.cert_resolver = resolver(forged);
         let client = tls::agent_link_client(&self.world.agent()).unwrap();
@@ -309,8 +309,8 @@ fn the_wrong_usage_is_refused() {
         let forged = scene.agent(LeafSpec::new(&[&scene.agent], usages));
         scene.relay_refuses(&format!("{usages:?}"), &forged, &VerifyError::WrongUsage);
     }
-    let any = ExtendedKeyUsagePurpose::Any;
-    for usages in [&[ClientAuth][..], &[ServerAuth], &[any.clone()], &[]] {
+    let any = [ExtendedKeyUsagePurpose::Any];
+    for usages in [&[ClientAuth][..], &[ServerAuth], &any, &[]] {
         let forged = scene.plane(LeafSpec::new(&[&scene.plane], usages));
         scene.agent_refuses(&format!("{usages:?}"), &forged, &VerifyError::WrongUsage);
     }

@@ -82,7 +82,7 @@ pub(crate) fn complete(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> 
 pub(crate) fn handshake(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
-) -> Result<Pair, Failure> {
+) -> Result<Pair, Box<Failure>> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut pair = Pair {
         client: ClientConnection::new(client, name).unwrap(),
@@ -112,7 +112,7 @@ pub(crate) fn handshake(
         }
     }
     if failure.client.is_some() || failure.server.is_some() {
-        return Err(failure);
+        return Err(Box::new(failure));
     }
     assert!(!pair.client.is_handshaking() && !pair.server.is_handshaking());
     Ok(pair)

@@ -133,10 +133,11 @@ fn the_top_level_is_exactly_what_it_should_be() {
 
 /// Lines up to the tests at the end of a file.
 fn code_lines(text: &str) -> usize {
-    let end = text
-        .find("#[cfg(test)]\nmod tests {")
-        .or_else(|| text.find("#[cfg(test)]\nmod test {"));
-    text[..end.unwrap_or(text.len())].lines().count()
+    let lines: Vec<&str> = text.lines().collect();
+    let tests = lines.windows(2).position(|pair| {
+        pair[0] == "#[cfg(test)]" && pair[1].contains("mod ") && pair[1].ends_with('{')
+    });
+    tests.unwrap_or(lines.len())
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! - [`world`] builds and starts the real gateway and agent as separate processes around them; [`sdk`] brings the official clients.
 
 pub mod backend;
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod error;

@@ -66,7 +66,6 @@ impl ReplayMemory {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.free.load(Ordering::Relaxed)
     }

@@ -8,8 +8,8 @@ use culvert_certs::Credentials;
 use culvert_tunnel::ResetKeys;
 use tokio::sync::watch;
 
-use crate::admission::Admission;
 use crate::limits::{DRAIN_SMEAR, DRAIN_TIMEOUT};
+use crate::policy::Admission;
 use crate::tcp::Edge;
 
 /// What the embedder decides once.
@@ -27,7 +27,11 @@ impl RelayConfig {
     /// The usual configuration for links at `link_listen`.
     #[must_use]
     pub fn new(link_listen: SocketAddr) -> Self {
-        Self { link_listen, drain_timeout: DRAIN_TIMEOUT, drain_smear: DRAIN_SMEAR }
+        Self {
+            link_listen,
+            drain_timeout: DRAIN_TIMEOUT,
+            drain_smear: DRAIN_SMEAR,
+        }
     }
 }
 

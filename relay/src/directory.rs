@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_certs::{AgentId, ConnectorName, TenantName};
@@ -99,6 +99,32 @@ type Services = BTreeMap<ServiceName, (ServiceOffer, Arc<ServiceMeter>)>;
 pub(crate) struct Written<H> {
     pub(crate) entry: Arc<LinkEntry<H>>,
     pub(crate) services: Services,
+    standing: Standing,
+}
+
+/// What keeps a link from taking calls; each has a cause of its own.
+#[derive(Debug, Clone, Copy, Default)]
+struct Standing {
+    held: bool,
+    silent: bool,
+    leaving: bool,
+}
+
+impl Standing {
+    /// The state, given whether a newer link of the same instance takes the calls.
+    fn state(self, superseded: bool) -> LinkState {
+        match self {
+            Self { leaving: true, .. } => LinkState::Leaving,
+            Self { held: true, .. } => LinkState::Held,
+            Self { silent: true, .. } => LinkState::Silent,
+            _ if superseded => LinkState::Superseded,
+            _ => LinkState::Serving,
+        }
+    }
+
+    fn can_serve(self) -> bool {
+        !(self.held || self.silent || self.leaving)
+    }
 }
 
 impl<H> Default for Directory<H> {
@@ -164,12 +190,11 @@ impl<H> Directory<H> {
         now: Instant,
     ) -> Result<Registration<H>, CapReached> {
         let tenant = self.tenant_or_new(&newcomer.tenant);
-        let state = if newcomer.held {
-            LinkState::Held
-        } else {
-            LinkState::Serving
+        let standing = Standing {
+            held: newcomer.held,
+            ..Standing::default()
         };
-        let entry = Arc::new(LinkEntry::new(&newcomer, state, handle));
+        let entry = Arc::new(LinkEntry::new(&newcomer, standing.state(false), handle));
         {
             let mut book = tenant.book();
             book.check_caps(&newcomer)?;
@@ -177,6 +202,7 @@ impl<H> Directory<H> {
             book.links.push(Written {
                 entry: Arc::clone(&entry),
                 services,
+                standing,
             });
             book.settle(&entry);
         }
@@ -299,24 +325,27 @@ impl<H> Registration<H> {
         }
     }
 
-    /// Lets a held link serve, or holds a serving one.
+    /// Holds the link until its agent is approved, or lets it serve.
     pub(crate) fn hold(&self, held: bool) {
-        let mut book = self.tenant.book();
-        match (held, self.entry.state()) {
-            (true, LinkState::Serving | LinkState::Superseded) => {
-                self.entry.set_state(LinkState::Held)
-            }
-            (false, LinkState::Held) => self.entry.set_state(LinkState::Serving),
-            _ => return,
-        }
-        book.settle(&self.entry);
+        self.stand(|standing| standing.held = held);
+    }
+
+    /// Takes the link out of selection while what serves calls at its agent does not answer.
+    pub(crate) fn silent(&self, silent: bool) {
+        self.stand(|standing| standing.silent = silent);
     }
 
     /// Takes the link out of selection for good; started calls go on.
     pub(crate) fn leaving(&self) {
+        self.stand(|standing| standing.leaving = true);
+    }
+
+    fn stand(&self, change: impl FnOnce(&mut Standing)) {
         let mut book = self.tenant.book();
-        self.entry.set_state(LinkState::Leaving);
-        book.settle(&self.entry);
+        if let Some(written) = book.find(self.entry.id) {
+            change(&mut written.standing);
+            book.settle(&self.entry);
+        }
     }
 }
 
@@ -353,20 +382,17 @@ impl<H> Tenant<H> {
         self.view.load_full()
     }
 
-    /// The newest link of `instance` but `except`, serving or finishing: whom to ask about a call.
+    /// The newest link of this instance but `except`, serving or finishing: whom to ask about a call.
     pub(crate) fn another_link(
         &self,
+        agent: AgentId,
         instance: InstanceId,
         except: LinkId,
     ) -> Option<Arc<LinkEntry<H>>> {
-        let book = self.book();
-        let same = |entry: &&Arc<LinkEntry<H>>| entry.instance == instance && entry.id != except;
-        book.links
-            .iter()
-            .rev()
-            .map(|written| &written.entry)
-            .find(same)
-            .cloned()
+        let links = self.links_of(agent);
+        links
+            .into_iter()
+            .find(|entry| entry.instance == instance && entry.id != except)
     }
 
     /// All links of one agent, newest first.
@@ -442,15 +468,8 @@ impl<H> Book<H> {
         };
         let mut chosen = false;
         for written in self.links.iter().rev().filter(same) {
-            let entry = &written.entry;
-            if matches!(entry.state(), LinkState::Serving | LinkState::Superseded) {
-                entry.set_state(if chosen {
-                    LinkState::Superseded
-                } else {
-                    LinkState::Serving
-                });
-                chosen = true;
-            }
+            written.entry.set_state(written.standing.state(chosen));
+            chosen |= written.standing.can_serve();
         }
     }
 }

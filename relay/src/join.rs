@@ -44,10 +44,10 @@ pub enum ControlRequest {
     Renew {
         /// The leaf that its connection proved.
         leaf: PeerLeaf,
-        /// What it sent, with its own proof inside.
-        request: RenewRequest,
+        /// What it sent, with its own proof inside; the bytes are `culvert-certs`' renewal.
+        request: Bytes,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<RenewAnswer, JoinRefusal>>,
+        reply: oneshot::Sender<Result<Bytes, JoinRefusal>>,
     },
 }
 
@@ -72,7 +72,8 @@ pub(crate) struct JoinDesk {
 /// What the caller is told.
 #[derive(Debug)]
 enum Outcome {
-    Joined(JoinAnswer),
+    /// With the answer's JSON.
+    Joined(Vec<u8>),
     NoSuchPath,
     WrongMethod,
     Malformed,
@@ -88,7 +89,11 @@ impl JoinDesk {
     }
 
     /// Answers one request, then closes.
-    pub(crate) async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, source: SocketAddr) {
+    pub(crate) async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        source: SocketAddr,
+    ) {
         let service = service_fn(|request: Request<Incoming>| async move {
             let outcome = self.answer(request, source).await;
             self.metrics.joined(outcome.name());
@@ -128,9 +133,13 @@ impl JoinDesk {
 
     async fn ask(&self, request: JoinRequest, source: SocketAddr) -> Outcome {
         let (reply, answer) = oneshot::channel();
-        let asked = ControlRequest::Join { request, source, reply };
+        let asked = ControlRequest::Join {
+            request,
+            source,
+            reply,
+        };
         match ask_control(&self.control, asked, answer, JOIN_ANSWER_WAIT).await {
-            Ok(answer) => Outcome::Joined(answer),
+            Ok(answer) => serde_json::to_vec(&answer).map_or(Outcome::Unavailable, Outcome::Joined),
             Err(JoinRefusal::Refused) => Outcome::Refused,
             Err(JoinRefusal::Unavailable) => Outcome::Unavailable,
         }
@@ -144,7 +153,9 @@ pub(crate) async fn ask_control<A>(
     answer: oneshot::Receiver<Result<A, JoinRefusal>>,
     wait: Duration,
 ) -> Result<A, JoinRefusal> {
-    control.try_send(request).map_err(|_| JoinRefusal::Unavailable)?;
+    control
+        .try_send(request)
+        .map_err(|_| JoinRefusal::Unavailable)?;
     match timeout(wait, answer).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) | Err(_) => Err(JoinRefusal::Unavailable),
@@ -201,19 +212,29 @@ impl Outcome {
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
-        let body = match &self {
-            Self::Joined(answer) => serde_json::to_vec(answer).unwrap_or_default(),
-            _ => serde_json::json!({ "error": { "code": self.name(), "message": self.message() } })
-                .to_string()
-                .into_bytes(),
+        let (status, code) = (self.status(), self.name());
+        let body = match self {
+            Self::Joined(answer) => answer,
+            refusal => {
+                serde_json::json!({ "error": { "code": code, "message": refusal.message() } })
+                    .to_string()
+                    .into_bytes()
+            }
         };
         let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = self.status();
+        *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        match self.status() {
-            StatusCode::METHOD_NOT_ALLOWED => headers.insert(header::ALLOW, HeaderValue::from_static("POST")),
-            StatusCode::SERVICE_UNAVAILABLE => headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2")),
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        match status {
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"))
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"))
+            }
             _ => None,
         };
         response

@@ -1,13 +1,44 @@
 //! The relay, embeddable in any gateway.
 
+mod admit;
+mod answer;
+mod attempt;
 mod budget;
+mod call;
+mod config;
 mod directory;
-mod limits;
+mod dispatch;
+mod join;
+pub mod limits;
 mod link;
 mod meter;
 mod metrics;
+mod policy;
+mod ports;
 mod rate;
+mod relay;
 mod replay;
 mod retry;
 mod select;
+mod session;
+mod status;
+mod tcp;
+mod tls;
 mod view;
+
+pub use answer::{AnswerBody, AnswerCut};
+pub use call::{Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
+pub use config::{RelayConfig, RelayInputs};
+pub use directory::{CapReached, Directory};
+pub use join::{ControlRequest, JOIN_PATH, JoinRefusal};
+pub use link::{LinkEntry, LinkId, LinkState};
+pub use meter::ServiceMeter;
+pub use metrics::Metrics;
+pub use policy::{Admission, Approve, ClonePolicy, ConnectorPolicy, Rejected, Subject};
+pub use ports::BindError;
+pub use relay::{AlreadyServed, Phase, Relay};
+pub use select::NoTarget;
+pub use session::Link;
+pub use status::{ConflictStatus, LinkStatus, RelayStatus, ServiceStatus};
+pub use tcp::{Edge, EdgeConnection};
+pub use view::{ConnectorView, ServiceConflict, ServiceLink, ServiceView, TenantView};

@@ -23,16 +23,23 @@ pub const MAX_ATTEMPTS: u8 = 3;
 /// How long the question whether an agent saw a call may take, before the answer counts as unknown.
 pub const ASK_WAIT: Duration = Duration::from_millis(1_000);
 
-/// How long a new connection may take to send its `Hello`.
-pub const HELLO_WAIT: Duration = Duration::from_secs(5);
 /// How long an older session may take to prove itself alive when a second one of its agent appears.
-pub const PROOF_WAIT: Duration = Duration::from_millis(1_000);
-/// Connections that may be between their handshake and their `Welcome`.
-pub const MAX_ADMITTING: usize = 1_024;
+pub const PROOF_WAIT: Duration = Duration::from_millis(500);
 /// Oldest news from the store on which new links are still admitted.
 pub const MAX_STALENESS: Duration = Duration::from_secs(24 * 3600);
 /// How often a session looks whether its leaf has expired, should the clock be set.
 pub const LIFETIME_CHECK: Duration = Duration::from_secs(30);
+
+/// Orders that may wait for a link's control machine.
+pub const CONTROL_ORDERS: usize = 256;
+/// Events of a link's control machine that may wait for its session.
+pub const CONTROL_EVENTS: usize = 64;
+/// Questions and doubts of calls that may wait for a link's session.
+pub const ERRANDS: usize = 256;
+/// From the statement that an agent was revoked to the end of its link: time to read it.
+pub const REVOKED_NOTICE: Duration = Duration::from_millis(500);
+/// How often round trips and path counters are sampled.
+pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a TCP client may take to send its TLS hello.
 pub const TLS_HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -60,8 +67,15 @@ pub const MAX_CONTROL_REQUESTS: usize = 256;
 /// How long control may take to answer a renewal.
 pub const RENEW_ANSWER_WAIT: Duration = Duration::from_secs(15);
 
+/// How often a port that is free for both TCP and UDP is looked for.
+pub const BIND_TRIES: usize = 16;
+/// How long peers may take to hear that this replica has left.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(3);
+
 /// How long a drain lets started calls finish.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+/// What a drain waits beyond its time-out for goodbyes to be said.
+pub const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// The time over which agents spread their replacement dials when this replica leaves.
 pub const DRAIN_SMEAR: Duration = Duration::from_secs(2);
 

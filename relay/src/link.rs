@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use culvert_certs::{AgentId, ConnectorName};
 use culvert_wire::{InstanceId, SessionId};
-use tokio::sync::Notify;
 
 use crate::directory::Newcomer;
 
@@ -35,10 +34,12 @@ pub enum LinkState {
     Held = 1,
     /// A newer link of the same agent instance takes the calls.
     Superseded = 2,
+    /// Bytes come, but what serves calls does not answer.
+    Silent = 3,
     /// Finishes what has begun.
-    Leaving = 3,
+    Leaving = 4,
     /// Not there any more.
-    Gone = 4,
+    Gone = 5,
 }
 
 /// A link with its owner and its state; `H` is what it is used through.
@@ -55,7 +56,6 @@ pub struct LinkEntry<H> {
     pub(crate) handle: H,
     state: AtomicU8,
     calls: AtomicU32,
-    idle: Notify,
 }
 
 impl<H> LinkEntry<H> {
@@ -68,7 +68,6 @@ impl<H> LinkEntry<H> {
             handle,
             state: AtomicU8::new(state as u8),
             calls: AtomicU32::new(0),
-            idle: Notify::new(),
         }
     }
 
@@ -79,7 +78,8 @@ impl<H> LinkEntry<H> {
             0 => LinkState::Serving,
             1 => LinkState::Held,
             2 => LinkState::Superseded,
-            3 => LinkState::Leaving,
+            3 => LinkState::Silent,
+            4 => LinkState::Leaving,
             _ => LinkState::Gone,
         }
     }
@@ -100,19 +100,6 @@ impl<H> LinkEntry<H> {
     }
 
     pub(crate) fn call_ended(&self) {
-        if self.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.idle.notify_waiters();
-        }
-    }
-
-    /// Waits until no call is in flight.
-    pub(crate) async fn idle(&self) {
-        loop {
-            let notified = self.idle.notified();
-            if self.calls() == 0 {
-                return;
-            }
-            notified.await;
-        }
+        self.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::retry::Reason;
+use crate::status;
 
 /// The relay's counters; cloning shares them.
 #[derive(Debug, Clone)]
@@ -166,7 +167,7 @@ impl Metrics {
         after: Duration,
     ) {
         let labels = RequestLabels {
-            kind: kind_label(kind),
+            kind: kind.map_or("none", status::kind),
             code: outcome.map_or_else(Code::name, |()| "ok"),
         };
         self.requests.get_or_create(&labels).inc();
@@ -234,13 +235,4 @@ impl Drop for LinkCount {
 
 fn raise(counter: &Counter<u64, AtomicU64>, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
-}
-
-fn kind_label(kind: Option<ServiceKind>) -> &'static str {
-    match kind {
-        Some(ServiceKind::Model) => "model",
-        Some(ServiceKind::Mcp) => "mcp",
-        Some(ServiceKind::Http) => "http",
-        None => "none",
-    }
 }

@@ -11,8 +11,8 @@ use http::Method;
 /// How an attempt ended without the head of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failed {
-    /// No byte of the call left this replica.
-    NeverSent,
+    /// No byte of the call left this replica; the code is what a caller is told.
+    NeverSent(Code),
     /// The agent says that nothing began.
     Refused(Code),
     /// The agent says what went wrong with its backend.
@@ -59,8 +59,8 @@ pub(crate) enum Next {
     Again(Reason),
     /// Ask the agent over another of its links, then decide again.
     Ask,
-    /// Tell the caller.
-    GiveUp(Ending),
+    /// Tell the caller, by its [`ending`].
+    GiveUp,
 }
 
 /// Why a call is sent again; a metric label.
@@ -87,7 +87,7 @@ pub(crate) fn is_safe(method: &Method) -> bool {
 /// Decides about a failed attempt.
 pub(crate) fn decide(failed: Failed, facts: Facts) -> Next {
     let again = match failed {
-        Failed::NeverSent => Some(Reason::NeverSent),
+        Failed::NeverSent(_) => Some(Reason::NeverSent),
         Failed::Refused(code) => (code.retry() != Retry::Never).then_some(Reason::Refused),
         Failed::Aborted(code) => {
             (code.retry() != Retry::Never && facts.safe).then_some(Reason::Safe)
@@ -107,7 +107,7 @@ pub(crate) fn decide(failed: Failed, facts: Facts) -> Next {
     };
     match again {
         Some(reason) if facts.can_repeat() => Next::Again(reason),
-        _ => Next::GiveUp(ending(failed, facts.witness)),
+        _ => Next::GiveUp,
     }
 }
 
@@ -115,11 +115,7 @@ pub(crate) fn decide(failed: Failed, facts: Facts) -> Next {
 pub(crate) fn ending(failed: Failed, witness: Witness) -> Ending {
     let never_seen = witness == Witness::NeverSeen;
     match failed {
-        Failed::NeverSent => Ending {
-            code: Code::NoLink,
-            maybe_executed: false,
-        },
-        Failed::Refused(code) => Ending {
+        Failed::NeverSent(code) | Failed::Refused(code) => Ending {
             code,
             maybe_executed: false,
         },
@@ -154,7 +150,7 @@ mod tests {
 
     fn all_failures() -> Vec<Failed> {
         let mut all = vec![
-            Failed::NeverSent,
+            Failed::NeverSent(Code::NoLink),
             Failed::Lost { accepted: false },
             Failed::Lost { accepted: true },
         ];
@@ -184,7 +180,7 @@ mod tests {
     #[test]
     fn what_is_known_not_to_have_begun_goes_elsewhere() {
         assert_eq!(
-            decide(Failed::NeverSent, FACTS),
+            decide(Failed::NeverSent(Code::NoLink), FACTS),
             Next::Again(Reason::NeverSent)
         );
         assert_eq!(
@@ -207,9 +203,13 @@ mod tests {
         };
         assert_eq!(decide(lost, never_seen), Next::Again(Reason::NeverSeen));
         for witness in [Witness::Seen, Witness::Unknown] {
-            let Next::GiveUp(ending) = decide(lost, Facts { witness, ..FACTS }) else {
-                panic!("a POST that may have begun went again after {witness:?}");
-            };
+            let facts = Facts { witness, ..FACTS };
+            assert_eq!(
+                decide(lost, facts),
+                Next::GiveUp,
+                "a POST that may have begun went again"
+            );
+            let ending = ending(lost, witness);
             assert_eq!(
                 ending,
                 Ending {
@@ -226,7 +226,7 @@ mod tests {
         for failed in all_failures() {
             for witness in [Witness::NotAsked, Witness::Seen, Witness::Unknown] {
                 let may_have_begun = match failed {
-                    Failed::NeverSent | Failed::Refused(_) => false,
+                    Failed::NeverSent(_) | Failed::Refused(_) => false,
                     Failed::Aborted(_) | Failed::Lost { .. } | Failed::Stopped(_) => true,
                 };
                 let next = decide(failed, Facts { witness, ..FACTS });
@@ -285,7 +285,7 @@ mod tests {
                     ..facts
                 };
                 assert!(
-                    matches!(decide(failed, facts), Next::GiveUp(_)),
+                    matches!(decide(failed, facts), Next::GiveUp),
                     "{failed:?} {facts:?}"
                 );
             }
@@ -296,7 +296,7 @@ mod tests {
     fn the_caller_is_told_whether_it_may_have_been_executed() {
         for failed in all_failures() {
             let ending = ending(failed, Witness::Unknown);
-            let expected = !matches!(failed, Failed::NeverSent | Failed::Refused(_));
+            let expected = !matches!(failed, Failed::NeverSent(_) | Failed::Refused(_));
             assert_eq!(ending.maybe_executed, expected, "{failed:?}");
         }
         assert!(!ending(Failed::Lost { accepted: false }, Witness::NeverSeen).maybe_executed);
@@ -310,7 +310,7 @@ mod tests {
         };
         assert!(matches!(
             decide(Failed::Stopped(Code::DeadlineAfter), facts),
-            Next::GiveUp(_)
+            Next::GiveUp
         ));
     }
 }

@@ -30,8 +30,8 @@ pub(crate) struct Wanted<'a> {
 
 /// The link for a call, and the name of the service there.
 #[derive(Debug)]
-pub(crate) struct Selected<'a, H> {
-    pub(crate) service: &'a ServiceName,
+pub(crate) struct Selected<H> {
+    pub(crate) service: ServiceName,
     pub(crate) kind: ServiceKind,
     pub(crate) link: Arc<LinkEntry<H>>,
     pub(crate) meter: Arc<ServiceMeter>,
@@ -61,11 +61,11 @@ pub enum NoTarget {
 const USUAL_HEAD: Duration = Duration::from_millis(50);
 
 /// Chooses the link for a call.
-pub(crate) fn select<'a, H>(
+pub(crate) fn select<H>(
     view: &TenantView<H>,
-    wanted: &Wanted<'a>,
+    wanted: &Wanted<'_>,
     rng: &mut impl Rng,
-) -> Result<Selected<'a, H>, NoTarget> {
+) -> Result<Selected<H>, NoTarget> {
     let mut eligible = Vec::new();
     let mut obstacle = NoTarget::NoLink;
     for (connector, name) in wanted.candidates {
@@ -85,7 +85,7 @@ pub(crate) fn select<'a, H>(
     }
     let chosen = choose(&eligible, wanted.affinity, rng).ok_or(obstacle)?;
     Ok(Selected {
-        service: chosen.name,
+        service: chosen.name.clone(),
         kind: chosen.kind,
         link: Arc::clone(&chosen.link.link),
         meter: Arc::clone(&chosen.link.meter),

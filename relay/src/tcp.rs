@@ -5,6 +5,7 @@
 //! speak of culvert goes to the embedder with a certificate of its choice. No client certificate
 //! is asked for on either.
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::join::JoinDesk;
 use crate::limits::{MAX_TCP_PENDING, TLS_HANDSHAKE_WAIT, TLS_HELLO_BYTES, TLS_HELLO_WAIT};
+use crate::relay::Phase;
 
 /// How the embedder takes over connections that are neither links nor joins.
 #[derive(Debug, Clone)]
@@ -86,19 +88,36 @@ impl TcpPort {
         desk: JoinDesk,
         edge: Option<Edge>,
     ) -> Self {
-        let doors = Arc::new(Doors { join_tls, desk, edge });
-        Self { listener, doors, pending: Arc::new(Semaphore::new(MAX_TCP_PENDING)) }
+        let doors = Arc::new(Doors {
+            join_tls,
+            desk,
+            edge,
+        });
+        Self {
+            listener,
+            doors,
+            pending: Arc::new(Semaphore::new(MAX_TCP_PENDING)),
+        }
     }
 
-    /// Accepts until `stop`; connections run in `tasks`, and end with `stop` too.
-    pub(crate) async fn run(&self, tasks: &TaskTracker, stop: &CancellationToken) {
+    /// Accepts until this replica drains, for ever otherwise; connections run in `tasks` and end
+    /// with `stop`.
+    pub(crate) async fn run(
+        &self,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+        mut phase: watch::Receiver<Phase>,
+    ) {
+        tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => pending().await,
+            () = self.accept(tasks, stop) => {}
+        }
+    }
+
+    async fn accept(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
+            match self.listener.accept().await {
                 Ok((stream, source)) => self.open(stream, source, tasks, stop),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on TCP");
@@ -108,7 +127,13 @@ impl TcpPort {
         }
     }
 
-    fn open(&self, stream: TcpStream, source: SocketAddr, tasks: &TaskTracker, stop: &CancellationToken) {
+    fn open(
+        &self,
+        stream: TcpStream,
+        source: SocketAddr,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
         let Ok(permit) = Arc::clone(&self.pending).try_acquire_owned() else {
             tracing::debug!(%source, "too many TCP connections in their handshake");
             return;
@@ -182,11 +207,17 @@ impl Door {
 }
 
 async fn read_hello(stream: TcpStream) -> Result<StartHandshake<TcpStream>, Closed> {
-    let capped = Capped { stream, left: TLS_HELLO_BYTES };
-    let start = timeout(TLS_HELLO_WAIT, LazyConfigAcceptor::new(Acceptor::default(), capped))
-        .await
-        .map_err(|_| Closed::HelloTimeout)?
-        .map_err(Closed::Hello)?;
+    let capped = Capped {
+        stream,
+        left: TLS_HELLO_BYTES,
+    };
+    let start = timeout(
+        TLS_HELLO_WAIT,
+        LazyConfigAcceptor::new(Acceptor::default(), capped),
+    )
+    .await
+    .map_err(|_| Closed::HelloTimeout)?
+    .map_err(Closed::Hello)?;
     Ok(StartHandshake::from_parts(start.accepted, start.io.stream))
 }
 
@@ -208,9 +239,16 @@ struct Capped {
 }
 
 impl AsyncRead for Capped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the TLS hello is too large")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the TLS hello is too large",
+            )));
         }
         let mut limited = buf.take(self.left);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut limited))?;
@@ -223,7 +261,11 @@ impl AsyncRead for Capped {
 }
 
 impl AsyncWrite for Capped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -3,9 +3,11 @@
 //! Both configurations are built before either is published, so that a bad certificate never
 //! replaces a good one and the two ports never disagree.
 
+use std::future::pending;
 use std::sync::Arc;
 
-use culvert_certs::{Credentials, TlsError, join_server, link_server};
+use culvert_certs::Credentials;
+use culvert_certs::tls::{TlsError, join_server, link_server};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
@@ -31,7 +33,7 @@ impl ServerTls {
         self.join.subscribe()
     }
 
-    /// Publishes new configurations as credentials change, for as long as somebody can change them.
+    /// Publishes new configurations as credentials change, for ever.
     pub(crate) async fn follow(&self, mut credentials: watch::Receiver<Arc<Credentials>>) {
         while credentials.changed().await.is_ok() {
             let new = credentials.borrow_and_update().clone();
@@ -46,5 +48,7 @@ impl ServerTls {
                 }
             }
         }
+        // Nobody can change them any more: what is published stays.
+        pending().await
     }
 }

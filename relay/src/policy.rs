@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use culvert_certs::{
     AgentId, AgentIdentity, ConnectorName, DenyList, Identity, PeerLeaf, TenantName, Zone,
 };
@@ -21,10 +22,24 @@ pub struct Admission {
     pub connectors: HashMap<(TenantName, ConnectorName), ConnectorPolicy>,
     /// Who must not link although its certificate is good.
     pub deny: DenyList,
+    /// Control's signed statements on who was revoked, for those who try: without its statement an
+    /// agent does not believe that it was.
+    pub statements: HashMap<Subject, Bytes>,
     /// When the store was last heard.
     pub heard_at: SystemTime,
     /// What happens when two live instances use one identity.
     pub clones: ClonePolicy,
+}
+
+/// Whom a statement of control is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// All agents of a tenant.
+    Tenant(TenantName),
+    /// All agents of a connector.
+    Connector(TenantName, ConnectorName),
+    /// One agent.
+    Agent(AgentId),
 }
 
 /// The rules of one connector.
@@ -102,6 +117,9 @@ pub enum Rejected {
     /// Another instance with the same key answers, and policy refuses a second one.
     #[error("another live instance uses this identity")]
     Clone,
+    /// The session has as many connections as it may.
+    #[error("the session has as many connections as it may")]
+    TooManyConnections,
     /// `attach` names no session of this instance and key.
     #[error("there is no such session of this instance to attach to")]
     NoSession,
@@ -112,11 +130,13 @@ impl Rejected {
     #[must_use]
     pub fn code(self) -> Code {
         match self {
-            Self::NotAnAgent | Self::UnknownConnector | Self::ZoneNotAllowed | Self::NoSession => Code::NotAllowed,
+            Self::NotAnAgent | Self::UnknownConnector | Self::ZoneNotAllowed | Self::NoSession => {
+                Code::NotAllowed
+            }
             Self::Expired => Code::Expired,
             Self::Revoked => Code::Revoked,
             Self::Stale => Code::Stale,
-            Self::TooFast | Self::Full(_) | Self::Leaving => Code::Busy,
+            Self::TooFast | Self::Full(_) | Self::Leaving | Self::TooManyConnections => Code::Busy,
             Self::Duplicate => Code::Duplicate,
             Self::Clone => Code::Clone,
         }
@@ -145,7 +165,9 @@ pub(crate) fn keep(
     zone: &Zone,
     now: SystemTime,
 ) -> Result<Admitted, Rejected> {
-    let Identity::Agent(identity) = &leaf.identity else { return Err(Rejected::NotAnAgent) };
+    let Identity::Agent(identity) = &leaf.identity else {
+        return Err(Rejected::NotAnAgent);
+    };
     if admission.deny.denies(leaf).is_some() {
         return Err(Rejected::Revoked);
     }
@@ -153,15 +175,47 @@ pub(crate) fn keep(
         return Err(Rejected::Expired);
     }
     let key = (identity.tenant.clone(), identity.connector.clone());
-    let policy = admission.connectors.get(&key).ok_or(Rejected::UnknownConnector)?;
-    if policy.zones.as_ref().is_some_and(|zones| !zones.contains(zone)) {
+    let policy = admission
+        .connectors
+        .get(&key)
+        .ok_or(Rejected::UnknownConnector)?;
+    if policy
+        .zones
+        .as_ref()
+        .is_some_and(|zones| !zones.contains(zone))
+    {
         return Err(Rejected::ZoneNotAllowed);
     }
     let held = match &policy.approve {
         Approve::Auto => false,
         Approve::Manual(approved) => !approved.contains(&identity.agent),
     };
-    Ok(Admitted { identity: identity.clone(), held })
+    Ok(Admitted {
+        identity: identity.clone(),
+        held,
+    })
+}
+
+/// Control's statement that the owner of `leaf` was revoked, should there be one.
+pub(crate) fn statement(leaf: &PeerLeaf, admission: &Admission) -> Option<Bytes> {
+    let Identity::Agent(AgentIdentity {
+        tenant,
+        connector,
+        agent,
+        ..
+    }) = &leaf.identity
+    else {
+        return None;
+    };
+    let subjects = [
+        Subject::Agent(*agent),
+        Subject::Connector(tenant.clone(), connector.clone()),
+        Subject::Tenant(tenant.clone()),
+    ];
+    subjects
+        .iter()
+        .find_map(|subject| admission.statements.get(subject))
+        .cloned()
 }
 
 /// The part of an offer that the connector may serve.
@@ -171,7 +225,10 @@ pub(crate) fn allowed_offer(
     identity: &AgentIdentity,
 ) -> Vec<ServiceOffer> {
     let key = (identity.tenant.clone(), identity.connector.clone());
-    let bound = admission.connectors.get(&key).and_then(|policy| policy.services.as_ref());
+    let bound = admission
+        .connectors
+        .get(&key)
+        .and_then(|policy| policy.services.as_ref());
     let allowed = |service: &&ServiceOffer| bound.is_none_or(|names| names.contains(&service.name));
     offer.iter().filter(allowed).cloned().collect()
 }

@@ -1,0 +1,337 @@
+//! The life of a call: choose a link, send, wait for the head of an answer, and where that fails
+//! decide whether to send again. Once there is a head the answer streams and nothing is repeated.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use culvert_wire::{CallId, CallKnowledge, Code, Open, RequestHead};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use tokio::time::{Instant, timeout_at};
+
+use crate::answer::{AnswerBody, CallRecord, UploadTask};
+use crate::attempt::{Headed, InFlight, attempt};
+use crate::call::{Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
+use crate::directory::Tenant;
+use crate::limits::{ASK_WAIT, MAX_ATTEMPTS, REPLAY_CALL_BYTES};
+use crate::link::{LinkEntry, LinkId};
+use crate::relay::Core;
+use crate::replay::{BodyError, Replay};
+use crate::retry::{Ending, Facts, Failed, Next, Witness, decide, ending, is_safe};
+use crate::select::{NoTarget, Selected, Wanted, select};
+use crate::session::Link;
+
+/// Hands a call to an agent and waits for the head of its answer.
+pub(crate) async fn call<B>(
+    core: &Core,
+    target: CallTarget,
+    meta: CallMeta,
+    request: Request<B>,
+) -> Result<Answered, CallFailed>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    let mut record = CallRecord::start(core.metrics.clone());
+    match Dispatch::begin(core, target, meta, request) {
+        Err(failed) => {
+            record.outcome(Err(failed.code));
+            Err(failed)
+        }
+        Ok(mut dispatch) => match dispatch.run(&mut record).await {
+            Err(failed) => {
+                record.outcome(Err(failed.code));
+                Err(failed)
+            }
+            Ok((chosen, attempted, headed)) => {
+                Ok(dispatch.answer(&chosen, &attempted, headed, record))
+            }
+        },
+    }
+}
+
+/// One call on its way.
+struct Dispatch<'a, B> {
+    core: &'a Core,
+    tenant: Arc<Tenant<Link>>,
+    target: CallTarget,
+    meta: CallMeta,
+    head: RequestHead,
+    body: Replay<B>,
+    tried: Vec<LinkId>,
+    attempts: u8,
+}
+
+/// One attempt that was made.
+struct Attempted {
+    link: Arc<LinkEntry<Link>>,
+    call_id: CallId,
+    opened: Instant,
+}
+
+impl<'a, B> Dispatch<'a, B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    fn begin(
+        core: &'a Core,
+        target: CallTarget,
+        meta: CallMeta,
+        request: Request<B>,
+    ) -> Result<Self, CallFailed> {
+        if core.refuses_calls() {
+            return Err(CallFailed::early(Code::Draining, FailCause::Leaving));
+        }
+        let (parts, body) = request.into_parts();
+        let head = RequestHead::new(parts)
+            .map_err(|error| CallFailed::early(Code::Policy, FailCause::Head(error)))?;
+        let no_link = FailCause::NoTarget(NoTarget::NoLink);
+        let tenant = core.directory.tenant(&target.tenant);
+        let tenant = tenant.ok_or_else(|| CallFailed::early(Code::NoLink, no_link))?;
+        tenant.retries.deposit();
+        let body = Replay::new(body, core.replay.share(), REPLAY_CALL_BYTES);
+        Ok(Self {
+            core,
+            tenant,
+            target,
+            meta,
+            head,
+            body,
+            tried: Vec::new(),
+            attempts: 0,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        record: &mut CallRecord,
+    ) -> Result<(Selected<Link>, Attempted, Headed), CallFailed> {
+        let mut last = None;
+        loop {
+            let chosen = self.choose().map_err(|why| no_target(why, last))?;
+            record.of_kind(chosen.kind);
+            let (attempted, outcome) = self.attempt(&chosen).await;
+            match outcome {
+                Ok(headed) => return Ok((chosen, attempted, headed)),
+                Err(failed) => last = Some(self.may_repeat(failed, &attempted).await?),
+            }
+        }
+    }
+
+    fn choose(&self) -> Result<Selected<Link>, NoTarget> {
+        let wanted = Wanted {
+            candidates: &self.target.candidates,
+            model: self.target.model.as_deref(),
+            affinity: self.target.affinity,
+            excluded: &self.tried,
+        };
+        select(&self.tenant.view(), &wanted, &mut rand::rng())
+    }
+
+    async fn attempt(&mut self, chosen: &Selected<Link>) -> (Attempted, Result<Headed, Failed>) {
+        let opened = Instant::now();
+        let call_id = CallId {
+            request: self.meta.request_id,
+            attempt: self.attempts,
+        };
+        let attempted = Attempted {
+            link: Arc::clone(&chosen.link),
+            call_id,
+            opened,
+        };
+        if self
+            .meta
+            .deadline
+            .is_some_and(|deadline| deadline <= opened)
+        {
+            return (attempted, Err(Failed::Stopped(Code::DeadlineBefore)));
+        }
+        self.attempts += 1;
+        self.tried.push(chosen.link.id);
+        let in_flight = InFlight::new(Arc::clone(&chosen.link), Arc::clone(&chosen.meter));
+        let sent = attempt(
+            in_flight,
+            self.open(chosen, call_id, opened),
+            self.body.clone(),
+        );
+        let outcome = self.before_deadline(sent).await;
+        (
+            attempted,
+            outcome.unwrap_or(Err(Failed::Stopped(Code::DeadlineAfter))),
+        )
+    }
+
+    fn open(&self, chosen: &Selected<Link>, call_id: CallId, now: Instant) -> Open {
+        let left = self
+            .meta
+            .deadline
+            .map(|deadline| deadline.duration_since(now));
+        Open {
+            service: chosen.service.clone(),
+            call_id,
+            deadline_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            trace: self.meta.trace.clone(),
+            caller: self.meta.caller.clone(),
+            wants_trailers: self.head.wants_trailers,
+            upgrade: self.head.upgrade.clone(),
+            method: self.head.method.clone(),
+            target: self.head.target.clone(),
+            headers: self.head.headers.clone(),
+        }
+    }
+
+    /// Returns where the call may be sent again, with what is to be said should nobody take it.
+    async fn may_repeat(
+        &self,
+        failed: Failed,
+        attempted: &Attempted,
+    ) -> Result<CallFailed, CallFailed> {
+        if let Failed::Refused(code) = failed {
+            self.core.metrics.refused(code);
+        }
+        let mut witness = Witness::NotAsked;
+        loop {
+            let facts = Facts {
+                safe: is_safe(&self.head.method),
+                rewindable: self.body.is_whole(),
+                attempts: self.attempts,
+                max_attempts: MAX_ATTEMPTS,
+                witness,
+            };
+            let final_word = self.failed(failed, ending(failed, witness), attempted);
+            match decide(failed, facts) {
+                Next::Ask => witness = self.ask(attempted).await,
+                Next::Again(reason) if self.tenant.retries.withdraw() && self.body.rewind() => {
+                    tracing::debug!(call = %attempted.call_id, ?failed, ?reason, "sending again");
+                    self.core.metrics.retried(reason);
+                    return Ok(final_word);
+                }
+                Next::Again(_) | Next::GiveUp => return Err(final_word),
+            }
+        }
+    }
+
+    /// Asks the agent over another of its links, should it have one by and by.
+    async fn ask(&self, attempted: &Attempted) -> Witness {
+        let lost = &attempted.link;
+        let asked = async {
+            let mut changes = self.core.directory.changes(&self.target.tenant);
+            let link = loop {
+                let other = self.tenant.another_link(lost.agent, lost.instance, lost.id);
+                match other.filter(|link| link.handle.is_open()) {
+                    Some(link) => break link,
+                    None => changes.changed().await.ok()?,
+                }
+            };
+            link.handle
+                .ask(attempted.call_id, attempted.opened.elapsed())
+                .await
+        };
+        let answer = tokio::time::timeout(ASK_WAIT, self.before_deadline(asked)).await;
+        match answer.ok().flatten().flatten() {
+            Some(CallKnowledge::NeverSeen) => Witness::NeverSeen,
+            Some(CallKnowledge::Seen) => Witness::Seen,
+            Some(CallKnowledge::Unknown) | None => Witness::Unknown,
+        }
+    }
+
+    async fn before_deadline<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.meta.deadline {
+            Some(deadline) => timeout_at(deadline, work).await.ok(),
+            None => Some(work.await),
+        }
+    }
+
+    fn failed(&self, failed: Failed, ending: Ending, attempted: &Attempted) -> CallFailed {
+        CallFailed {
+            code: ending.code,
+            maybe_executed: ending.maybe_executed,
+            attempts: self.attempts,
+            agent: Some(attempted.link.agent),
+            cause: cause(failed),
+        }
+    }
+
+    fn answer(
+        self,
+        chosen: &Selected<Link>,
+        attempted: &Attempted,
+        headed: Headed,
+        record: CallRecord,
+    ) -> Answered {
+        let Headed {
+            head,
+            answer,
+            upload,
+            in_flight,
+            accepted,
+        } = headed;
+        let now = Instant::now();
+        self.body.forget();
+        if head.status < StatusCode::INTERNAL_SERVER_ERROR {
+            in_flight.meter().measured(now - attempted.opened);
+        }
+        let since = |moment: Instant| moment.saturating_duration_since(record.started());
+        let timings = Timings {
+            sent: since(attempted.opened),
+            accepted: since(accepted),
+            head: since(now),
+        };
+        record.metrics().call_headed(timings.head);
+        let route = Route {
+            connector: chosen.link.connector.clone(),
+            service: chosen.service.clone(),
+            kind: chosen.kind,
+            agent: chosen.link.agent,
+            session: chosen.link.id.session,
+            transport: chosen.link.handle.connection().transport(),
+            attempts: self.attempts,
+        };
+        let upload =
+            upload.map(|upload| UploadTask(self.core.uploads.spawn(upload).abort_handle()));
+        let length = head.declared_length(&self.head.method);
+        let parts = head.into_response_parts();
+        let body = AnswerBody::new(
+            answer,
+            length,
+            self.meta.deadline,
+            record,
+            upload,
+            in_flight,
+        );
+        Answered {
+            response: Response::from_parts(parts, body),
+            route,
+            timings,
+        }
+    }
+}
+
+impl CallFailed {
+    fn early(code: Code, cause: FailCause) -> Self {
+        Self {
+            code,
+            maybe_executed: false,
+            attempts: 0,
+            agent: None,
+            cause,
+        }
+    }
+}
+
+/// What went wrong at the last agent says more than that there is no other one.
+fn no_target(why: NoTarget, last: Option<CallFailed>) -> CallFailed {
+    last.unwrap_or_else(|| CallFailed::early(Code::NoLink, FailCause::NoTarget(why)))
+}
+
+fn cause(failed: Failed) -> FailCause {
+    match failed {
+        Failed::NeverSent(Code::QueueFull) => FailCause::AtCap,
+        Failed::NeverSent(_) | Failed::Lost { .. } => FailCause::LinkLost,
+        Failed::Refused(code) | Failed::Aborted(code) => FailCause::Agent(code),
+        Failed::Stopped(Code::DeadlineBefore | Code::DeadlineAfter) => FailCause::Deadline,
+        Failed::Stopped(_) => FailCause::Caller,
+    }
+}

@@ -16,10 +16,11 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    control::Control,
     error::ControlError,
     records::Records,
     resource::Timestamp,
-    store::{Expected, Key, Kind},
+    store::{Expected, Key, Kind, MAX_PAGE, Page, Scope},
 };
 
 /// How long entries are kept.
@@ -130,6 +131,62 @@ impl Subject {
             tenant: tenant.cloned(),
             name: format!("{kind}/{name}"),
         }
+    }
+}
+
+/// Which entries are wanted.
+#[derive(Debug, Clone)]
+pub struct AuditQuery {
+    /// Of this tenant only; `None` for all, and those of the fleet.
+    pub tenant: Option<TenantName>,
+    /// From this time on.
+    pub since: SystemTime,
+    /// After the page that ended with this.
+    pub after: Option<String>,
+    /// At most so many; as many as pages have by default.
+    pub limit: Option<usize>,
+}
+
+impl Control {
+    /// A page of the audit log in the order of time within each tenant, and what
+    /// [`AuditQuery::after`] says for the next.
+    ///
+    /// # Errors
+    /// Where the store fails, or `after` is not what an earlier page said.
+    pub async fn audit(
+        &self,
+        query: AuditQuery,
+    ) -> Result<(Vec<AuditEvent>, Option<String>), ControlError> {
+        let scope = match &query.tenant {
+            Some(tenant) => Scope::Tenant(Kind::Audit, tenant.as_str().parse()?),
+            None => Scope::Kind(Kind::Audit),
+        };
+        let since = entry_prefix(query.since);
+        let start = match (&query.after, &query.tenant) {
+            (Some(after), _) => Some(after.parse()?),
+            (None, Some(tenant)) => Some(Key::of_tenant(Kind::Audit, tenant.as_str(), &since)?),
+            (None, None) => None,
+        };
+        let limit = query.limit.unwrap_or(MAX_PAGE);
+        let page = self
+            .inner
+            .records
+            .list(
+                &scope,
+                Page {
+                    after: start,
+                    limit,
+                },
+            )
+            .await?;
+        let recent = page
+            .records
+            .iter()
+            .filter(|r| r.key.name.as_str() >= since.as_str());
+        let events = recent
+            .map(crate::records::Record::parse)
+            .collect::<Result<_, _>>()?;
+        Ok((events, page.next.map(|key| key.to_string())))
     }
 }
 

@@ -29,7 +29,7 @@ const DEV: &str = "dev";
 const MAX_DEV_FILE: u64 = 64 * 1024;
 
 /// What `dev` keeps for itself and for the operator's verbs: `dev.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DevFile {
     /// The tenant.
     pub tenant: TenantName,

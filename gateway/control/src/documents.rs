@@ -28,6 +28,17 @@ pub enum Precondition {
     At(Revision),
 }
 
+/// What a write made.
+#[derive(Debug)]
+pub struct Put {
+    /// What is stored now.
+    pub document: Document,
+    /// Its revision.
+    pub revision: Revision,
+    /// Whether there was none before.
+    pub created: bool,
+}
+
 /// A page of documents.
 #[derive(Debug)]
 pub struct DocumentPage {
@@ -84,7 +95,7 @@ impl Control {
         actor: &Actor,
         document: Document,
         precondition: Precondition,
-    ) -> Result<(Document, Revision), ControlError> {
+    ) -> Result<Put, ControlError> {
         let key = document.key()?;
         for _ in 0..TRIES {
             let stored = self.inner.records.get(&key).await?;
@@ -99,7 +110,12 @@ impl Control {
                 Ok(revision) => {
                     let action = format!("{}.put", document.kind.store());
                     self.done(actor, &action, about(&document)).await;
-                    return Ok((document, revision));
+                    let created = expected == Expected::Absent;
+                    return Ok(Put {
+                        document,
+                        revision,
+                        created,
+                    });
                 }
             }
         }

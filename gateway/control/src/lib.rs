@@ -11,6 +11,8 @@
 //! signature over it, in that very place. And whoever is refused learns that, and nothing more:
 //! reasons are for the audit log.
 
+pub mod admin;
+pub mod api;
 pub mod at_rest;
 pub mod audit;
 pub mod bootstrap;

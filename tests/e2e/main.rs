@@ -11,6 +11,7 @@ mod cli;
 mod drain;
 mod headers;
 mod http_services;
+mod identity;
 mod join;
 mod kill;
 mod mcp;

@@ -3,6 +3,7 @@
 //! - [`backend`] is a model server that fails as told; [`mcp_fixture`] is an MCP server; both are programs as well.
 //! - [`world`] builds and starts the real gateway and agent as separate processes around them; [`sdk`] brings the official clients.
 
+pub mod attacker;
 pub mod backend;
 pub mod bench;
 pub mod client;

@@ -324,3 +324,80 @@ impl Envelope {
 fn signed_input(body: &[u8]) -> Vec<u8> {
     SignedInput::new(DOMAIN).field(body).finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::SigningKey;
+
+    /// A root that signs what it is told.
+    struct Root {
+        key: KeyPair,
+        certificate: CertificateDer<'static>,
+    }
+
+    impl Root {
+        fn new() -> Self {
+            let key = KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::default();
+            let certificate = params.self_signed(&key).unwrap().der().clone();
+            Self { key, certificate }
+        }
+
+        fn pin(&self) -> RootPin {
+            RootPin::of(&self.certificate).unwrap()
+        }
+
+        fn bundle(&self, trust_domain: &str, next: &Self, at: (u64, u64)) -> TrustBundle {
+            let parts = BundleParts {
+                trust_domain: &trust_domain.parse().unwrap(),
+                root: &self.certificate,
+                next_pin: next.pin(),
+                signing_key: SigningKey::from_seed([1; 32]).verifying_key().unwrap(),
+                epoch: at.0,
+                revision: at.1,
+            };
+            parts.sign(&self.key).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_followed_by_newer_ones_of_its_world() {
+        let (root, next) = (Root::new(), Root::new());
+        let bundle = root.bundle("a", &next, (2, 5));
+        let follow = |next: &TrustBundle| bundle.successor(next.as_bytes()).map(drop);
+        for at in [(2, 5), (2, 6), (3, 1)] {
+            assert_eq!(follow(&root.bundle("a", &next, at)), Ok(()), "{at:?}");
+        }
+        for at in [(2, 4), (1, 9)] {
+            let refused = follow(&root.bundle("a", &next, at));
+            assert_eq!(refused, Err(BundleError::Older), "{at:?}");
+        }
+        let elsewhere = follow(&root.bundle("b", &next, (2, 6)));
+        let wrong = BundleError::WrongTrustDomain("b".parse().unwrap());
+        assert_eq!(elsewhere, Err(wrong));
+    }
+
+    #[test]
+    fn the_next_root_may_sign_what_follows_and_a_third_may_not() {
+        let (root, next, third) = (Root::new(), Root::new(), Root::new());
+        let bundle = root.bundle("a", &next, (1, 1));
+        let renewed = next.bundle("a", &third, (1, 2));
+        let renewed = bundle.successor(renewed.as_bytes()).unwrap();
+        assert_eq!(renewed.pins(), [next.pin(), third.pin()]);
+        let stranger = third.bundle("a", &root, (1, 2));
+        let refused = bundle.successor(stranger.as_bytes());
+        assert_eq!(refused, Err(BundleError::Untrusted));
+        // A stranger's bundle that lists our root has to be signed by our root.
+        let mut forged = root.bundle("a", &next, (9, 9)).as_bytes().to_vec();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        assert_eq!(bundle.successor(&forged), Err(BundleError::Untrusted));
+        assert_eq!(
+            TrustBundle::from_stored(&forged),
+            Err(BundleError::Untrusted)
+        );
+        let huge = vec![0; MAX_BUNDLE + 1];
+        assert_eq!(bundle.successor(&huge), Err(BundleError::Malformed));
+    }
+}

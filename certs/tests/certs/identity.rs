@@ -391,6 +391,15 @@ fn only_an_issuer_below_the_root_vouches() {
     let judged = scene.judge(&deep, Expect::AgentOrPlane);
     assert!(judged.is_err(), "signed by an issuer's issuer");
     scene.dial(&deep).unwrap_err();
+
+    // Where the path length would allow it, we do not.
+    let between = forge.root.issuer(&[ClientAuth], Life::Now);
+    let mut long = forge.under(
+        &between.issuer(&[ClientAuth], Life::Now),
+        scene.agent_spec(),
+    );
+    long.chain.insert(2, between.certificate);
+    scene.relay_refuses("two issuers", &long, &VerifyError::NotFromIssuer);
 }
 
 #[test]

@@ -376,6 +376,8 @@ fn an_expired_leaf_renews_for_a_while_and_does_nothing_else() {
     let late = request.verify(bundle, end + RENEW_AFTER_EXPIRY + SECOND);
     assert_eq!(late, Err(ProofError::TooLate));
     assert_eq!(agent.leaf(end + SECOND), Err(VerifyError::Expired));
+    let early = request.verify(bundle, world.now - HOUR);
+    assert_eq!(early, Err(ProofError::Chain(VerifyError::NotYetValid)));
 }
 
 #[test]

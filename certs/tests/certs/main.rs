@@ -9,6 +9,7 @@
 mod forge;
 mod handshake;
 mod identity;
+mod issuing;
 mod joining;
 mod storing;
 mod world;

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 use crate::{
     blame,
     dialect::Dialect,
-    error::{CallerCode, Problem},
+    error::Problem,
     model::usage::UsageTap,
     record::Guard,
     sse::{self, Position},
@@ -39,6 +39,12 @@ const COMMENT: &[u8] = b": keep-alive\n\n";
 /// What ended the bytes of an answer before their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut(pub Code);
+
+impl From<culvert_relay::AnswerCut> for Cut {
+    fn from(cut: culvert_relay::AnswerCut) -> Self {
+        Self(cut.code)
+    }
+}
 
 /// Set when an answer was cut: a connection of HTTP/1.0 has no other way to tell than to be reset.
 #[derive(Clone, Debug, Default)]
@@ -62,8 +68,6 @@ pub struct Watch {
     pub dialect: Dialect,
     /// The id of the JSON-RPC request that is answered, in JSON.
     pub call: Option<String>,
-    /// When the caller's time is over.
-    pub deadline: Option<std::time::Instant>,
     /// Whether silence is filled with comments, should the answer be an event stream.
     pub keep_alive: bool,
     /// Whether token counts are read aside.
@@ -80,7 +84,6 @@ pub struct AnswerBody<B> {
     watch: Watch,
     events: Option<Position>,
     tap: Option<UsageTap>,
-    deadline: Option<Pin<Box<Sleep>>>,
     silence: Option<Pin<Box<Sleep>>>,
     /// Bytes that the head announced and that have not come yet.
     left: Option<u64>,
@@ -106,10 +109,8 @@ impl<B: Body> AnswerBody<B> {
         let left = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|v| v.to_str().ok()?.parse().ok());
-        let until = |at: std::time::Instant| Box::pin(tokio::time::sleep_until(at.into()));
         let mut answer = Self {
             state: State::Open(body),
-            deadline: watch.deadline.map(until),
             silence: (watch.keep_alive && events.is_some())
                 .then(|| Box::pin(tokio::time::sleep(KEEP_ALIVE))),
             tap: watch.count_tokens.then(UsageTap::default),
@@ -125,17 +126,27 @@ impl<B: Body> AnswerBody<B> {
     }
 
     /// An error of ours; `bytes` are all of it.
-    pub fn own(bytes: Bytes, guard: Guard, watch: Watch) -> Self {
-        Self {
+    pub fn own(bytes: Bytes, guard: Guard) -> Self {
+        let watch = Watch {
+            dialect: Dialect::OpenAi,
+            call: None,
+            keep_alive: false,
+            count_tokens: false,
+            cut: CutFlag::default(),
+        };
+        let mut answer = Self {
             state: State::Own(bytes),
             guard,
             watch,
             events: None,
             tap: None,
-            deadline: None,
             silence: None,
             left: None,
+        };
+        if matches!(&answer.state, State::Own(bytes) if bytes.is_empty()) {
+            answer.finish();
         }
+        answer
     }
 
     fn finish(&mut self) {
@@ -294,20 +305,8 @@ where
                 this.finish();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            open @ (State::Open(_) | State::Last(..)) => {
-                let late = this
-                    .deadline
-                    .as_mut()
-                    .is_some_and(|at| at.as_mut().poll(cx).is_ready());
-                if late {
-                    return this.fail(blame::cut(Code::DeadlineAfter));
-                }
-                match open {
-                    State::Open(body) => this.poll_open(cx, body),
-                    State::Last(body, last) => this.poll_last(cx, body, last),
-                    State::Own(_) | State::Done => Poll::Ready(None),
-                }
-            }
+            State::Open(body) => this.poll_open(cx, body),
+            State::Last(body, last) => this.poll_last(cx, body, last),
         }
     }
 
@@ -325,14 +324,6 @@ where
     }
 }
 
-/// The problem of a caller whose time is over before there is an answer.
-pub fn too_late() -> Problem {
-    Problem::new(
-        CallerCode::DeadlineExceeded,
-        "The deadline passed before the backend answered.",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -344,6 +335,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        error::CallerCode,
         metrics::EdgeMetrics,
         record::{Record, Recorder},
     };
@@ -426,7 +418,6 @@ mod tests {
         let mut watch = Watch {
             dialect,
             call: None,
-            deadline: None,
             keep_alive: false,
             count_tokens: false,
             cut: cut.clone(),
@@ -613,30 +604,5 @@ mod tests {
         .read()
         .await;
         assert_eq!(text, "data: 1\n\n", "not asked for");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_deadline_ends_an_answer() {
-        let late: fn(&mut Watch) = |watch| {
-            watch.deadline = Some((Instant::now() + Duration::from_secs(5)).into_std());
-        };
-        let (text, _) = with(
-            Dialect::OpenAi,
-            &[SSE],
-            vec![Step::Data("data: 1\n\n"), Step::Hang],
-            late,
-        )
-        .read()
-        .await;
-        assert!(text.contains("deadline_exceeded"), "{text}");
-        let (_, end) = with(
-            Dialect::OpenAi,
-            &[],
-            vec![Step::Data("a"), Step::Hang],
-            late,
-        )
-        .read()
-        .await;
-        assert_eq!(end, Err(CallerCode::DeadlineExceeded));
     }
 }

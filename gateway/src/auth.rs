@@ -2,6 +2,8 @@
 
 use std::{fmt, time::SystemTime};
 
+use culvert_control::{ConfigSnapshot, snapshot::KeyView};
+
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use crate::error::{CallerCode, Problem};
@@ -14,11 +16,11 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const PREFIXES: [&str; 2] = ["cvk_", "cvadm_"];
 
 /// A key as a caller presented it.
-pub struct Presented(String);
+struct Presented(String);
 
 impl Presented {
     /// Takes the key out of the headers, with every header that held it or another key of a gateway.
-    pub fn take(headers: &mut HeaderMap) -> Option<Self> {
+    fn take(headers: &mut HeaderMap) -> Option<Self> {
         let found = consume(headers, OWN, text)
             .or_else(|| consume(headers, AUTHORIZATION, bearer))
             .or_else(|| consume(headers, API_KEY, text));
@@ -32,7 +34,7 @@ impl Presented {
     }
 
     /// The text, to be digested.
-    pub fn expose(&self) -> &str {
+    fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -43,17 +45,23 @@ impl fmt::Debug for Presented {
     }
 }
 
-/// The one answer for a key that is missing, unknown, expired or revoked.
-pub fn refused() -> Problem {
+/// Takes the caller's key out of the headers and finds whose it is. A key that is missing, unknown,
+/// expired or revoked is looked up and answered in the same way.
+pub fn authenticate(
+    headers: &mut HeaderMap,
+    snapshot: &ConfigSnapshot,
+    now: SystemTime,
+) -> Result<KeyView, Problem> {
+    let presented = Presented::take(headers);
+    let text = presented.as_ref().map_or("", Presented::expose);
+    snapshot.key(text, now).cloned().ok_or_else(refused)
+}
+
+fn refused() -> Problem {
     Problem::new(
         CallerCode::InvalidKey,
         "The API key is missing or not valid.",
     )
-}
-
-/// Whether a key with this expiry may be used.
-pub fn in_force(expires_at: Option<SystemTime>, now: SystemTime) -> bool {
-    expires_at.is_none_or(|end| now < end)
 }
 
 fn consume(
@@ -90,8 +98,6 @@ fn holds_key(value: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn take(pairs: &[(&'static str, &'static str)]) -> (Option<String>, Vec<String>) {
@@ -148,14 +154,6 @@ mod tests {
         assert_eq!((key.as_deref(), left.len()), (Some("cvk_a"), 0));
         let (_, left) = take(&[("x-culvert-key", "k"), ("x-culvert-key", "k2")]);
         assert!(left.is_empty());
-    }
-
-    #[test]
-    fn keys_end() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
-        assert!(in_force(None, now));
-        assert!(in_force(Some(now + Duration::from_secs(1)), now));
-        assert!(!in_force(Some(now), now));
     }
 
     #[test]

@@ -7,98 +7,73 @@ use crate::error::{CallerCode, Problem};
 
 /// A call that got no head of an answer.
 pub fn no_answer(code: Code, maybe_executed: bool) -> Problem {
-    let lost = if maybe_executed {
-        CallerCode::MaybeExecuted
-    } else {
-        CallerCode::AgentUnavailable
+    let lost = match maybe_executed {
+        true => CallerCode::MaybeExecuted,
+        false => CallerCode::AgentUnavailable,
     };
-    let (caller, what) = match code {
-        Code::Policy => (
-            CallerCode::NotAllowed,
-            "The agent's own file does not allow this call.",
-        ),
-        Code::UnknownService => (
-            CallerCode::AgentUnavailable,
-            "No connected agent serves this target any more.",
-        ),
-        Code::QueueFull => (CallerCode::QueueFull, "The service's queue is full."),
-        Code::QueueTimeout => (
-            CallerCode::QueueFull,
-            "The call waited too long in the service's queue.",
-        ),
-        Code::Draining => (
-            CallerCode::AgentUnavailable,
-            "The only agent that serves this is leaving.",
-        ),
-        Code::NoLink => (
-            CallerCode::AgentUnavailable,
-            "No agent that serves this is connected.",
-        ),
-        Code::ServiceConflict => (
-            CallerCode::AgentUnavailable,
-            "The connector's agents disagree about this service.",
-        ),
-        Code::Tombstone => (
-            CallerCode::AgentUnavailable,
-            "The call came too late to the agent.",
-        ),
-        Code::BackendUnreachable => (
-            CallerCode::BackendUnreachable,
-            "The agent could not connect to the backend.",
-        ),
-        Code::DeadlineBefore => (
-            CallerCode::DeadlineExceeded,
-            "The deadline passed before the backend was asked.",
-        ),
-        Code::DeadlineAfter => (
-            CallerCode::DeadlineExceeded,
-            "The deadline passed before the backend answered.",
-        ),
-        Code::BackendTimeout => (
-            CallerCode::DeadlineExceeded,
-            "The backend kept silent for longer than its service permits.",
-        ),
-        Code::BackendReset => (
-            CallerCode::BackendProtocol,
-            "The backend closed the connection without an answer.",
-        ),
-        Code::BackendProtocol => (
-            CallerCode::BackendProtocol,
-            "The backend's answer is not valid HTTP.",
-        ),
-        Code::CallerGone | Code::CallerStalled | Code::NotWanted => (
-            CallerCode::BadRequest,
-            "The request's body ended before its end.",
-        ),
-        Code::NotAllowed => (
-            CallerCode::PlaneNotAllowed,
-            "The connector does not allow this plane.",
-        ),
-        Code::Busy => (
-            CallerCode::Overloaded,
-            "Every link that could carry the call is full.",
-        ),
-        Code::AgentGone => (lost, "The link to the agent was lost."),
-        Code::Upgrade
+    let caller = match code {
+        Code::Policy => CallerCode::NotAllowed,
+        Code::QueueFull | Code::QueueTimeout => CallerCode::QueueFull,
+        Code::BackendUnreachable => CallerCode::BackendUnreachable,
+        Code::BackendReset | Code::BackendProtocol => CallerCode::BackendProtocol,
+        Code::DeadlineBefore | Code::DeadlineAfter | Code::BackendTimeout => {
+            CallerCode::DeadlineExceeded
+        }
+        Code::CallerGone | Code::CallerStalled | Code::NotWanted => CallerCode::BadRequest,
+        Code::NotAllowed => CallerCode::PlaneNotAllowed,
+        Code::Busy => CallerCode::Overloaded,
+        Code::UnknownService
+        | Code::Draining
+        | Code::NoLink
+        | Code::ServiceConflict
+        | Code::Tombstone
+        | Code::Upgrade
         | Code::Revoked
         | Code::Expired
         | Code::Duplicate
         | Code::Stale
-        | Code::Clone => (
-            CallerCode::AgentUnavailable,
-            "No agent that serves this is connected.",
-        ),
-        Code::Protocol | Code::Limit | Code::UnknownCritical => {
-            (lost, "The link to the agent failed.")
-        }
+        | Code::Clone => CallerCode::AgentUnavailable,
+        Code::AgentGone | Code::Protocol | Code::Limit | Code::UnknownCritical => lost,
         Code::Other(_) => match code.class() {
-            Class::Reject | Class::Refused => {
-                (CallerCode::AgentUnavailable, "The agent refused the call.")
-            }
-            Class::MayHaveBegun | Class::Connection => (lost, "The call was given up on its way."),
+            Class::Reject | Class::Refused => CallerCode::AgentUnavailable,
+            Class::MayHaveBegun | Class::Connection => lost,
         },
     };
-    Problem::new(caller, what)
+    Problem::new(caller, what_happened(code))
+}
+
+const fn what_happened(code: Code) -> &'static str {
+    match code {
+        Code::Policy => "The agent's own file does not allow this call.",
+        Code::UnknownService => "No connected agent serves this target any more.",
+        Code::QueueFull => "The service's queue is full.",
+        Code::QueueTimeout => "The call waited too long in the service's queue.",
+        Code::Draining => "The only agent that serves this is leaving.",
+        Code::ServiceConflict => "The connector's agents disagree about this service.",
+        Code::Tombstone => "The call came too late to the agent.",
+        Code::BackendUnreachable => "The agent could not connect to the backend.",
+        Code::DeadlineBefore => "The deadline passed before the backend was asked.",
+        Code::DeadlineAfter => "The deadline passed before the backend answered.",
+        Code::BackendTimeout => "The backend kept silent for longer than its service permits.",
+        Code::BackendReset => "The backend closed the connection without an answer.",
+        Code::BackendProtocol => "The backend's answer is not valid HTTP.",
+        Code::CallerGone | Code::CallerStalled | Code::NotWanted => {
+            "The request's body broke off before its end."
+        }
+        Code::NotAllowed => "The connector does not allow this plane.",
+        Code::Busy => "Every link that could carry the call is full.",
+        Code::AgentGone | Code::Protocol | Code::Limit | Code::UnknownCritical => {
+            "The link to the agent was lost."
+        }
+        Code::NoLink
+        | Code::Upgrade
+        | Code::Revoked
+        | Code::Expired
+        | Code::Duplicate
+        | Code::Stale
+        | Code::Clone => "No agent that serves this is connected.",
+        Code::Other(_) => "The call was given up on its way.",
+    }
 }
 
 /// An answer that began and did not end.

@@ -76,7 +76,12 @@ pub struct Source<'a> {
 
 /// Removes from a request what must not go up, and says where it came from.
 pub fn clean_request(headers: &mut HeaderMap, source: Source<'_>) {
+    let trailers = wants_trailers(headers);
     remove_hop_by_hop(headers);
+    if trailers {
+        // The relay carries the fact, not the header.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
     remove_each(headers, &NOT_FROM_CALLERS);
     remove_prefixed(headers, &[OURS, "x-forwarded-"]);
     if let Ok(address) = HeaderValue::from_str(&source.address.to_canonical().to_string()) {
@@ -109,7 +114,7 @@ pub fn clean_answer(headers: &mut HeaderMap) {
 }
 
 /// Whether the caller said that it reads trailers.
-pub fn wants_trailers(headers: &HeaderMap) -> bool {
+fn wants_trailers(headers: &HeaderMap) -> bool {
     list(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
 }
 
@@ -217,7 +222,6 @@ mod tests {
             ("accept", "text/event-stream"),
             ("mcp-session-id", "s"),
         ]);
-        assert!(wants_trailers(&headers));
         clean_request(&mut headers, source());
         let mut left: Vec<_> = headers
             .iter()
@@ -230,6 +234,7 @@ mod tests {
                 "accept: text/event-stream",
                 "content-length: 3",
                 "mcp-session-id: s",
+                "te: trailers",
                 "x-forwarded-for: 192.0.2.7",
                 "x-forwarded-proto: http",
             ]

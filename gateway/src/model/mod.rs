@@ -1,4 +1,5 @@
 //! The model APIs: what is read of a body, and what is counted of an answer.
 
 pub mod body;
+pub mod list;
 pub mod usage;

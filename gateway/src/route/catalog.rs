@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use culvert_certs::name::ConnectorName;
-
-use super::allow::{Allow, Kind};
+use culvert_control::resource::Allow;
+use culvert_wire::{ServiceKind, ServiceName};
 
 /// The targets of one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub struct Connector {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// As the agent's file names it.
-    pub name: String,
+    pub name: ServiceName,
     /// What it is.
-    pub kind: Kind,
+    pub kind: ServiceKind,
     /// The ids of its models; empty for other kinds.
     pub models: Vec<String>,
 }
@@ -51,8 +51,8 @@ impl Catalog {
     }
 
     /// A connector by name.
-    pub fn connector(&self, name: &str) -> Option<&Connector> {
-        self.connectors.get(name)
+    pub fn connector(&self, name: &str) -> Option<(&ConnectorName, &Connector)> {
+        self.connectors.get_key_value(name)
     }
 
     /// Every connector, in order of their names.
@@ -62,14 +62,15 @@ impl Catalog {
 
     /// Every model that the key may call and a linked agent offers, as (connector, model id): sorted,
     /// each once.
-    pub fn models<'a>(&'a self, allow: &'a Allow) -> Vec<(&'a ConnectorName, &'a str)> {
-        let mut found: Vec<_> = self
-            .connectors
-            .iter()
-            .filter(|(_, connector)| connector.linked)
-            .flat_map(|(name, connector)| connector.models().map(move |model| (name, model)))
-            .filter(|(name, model)| allow.permits(Kind::Model, name.as_str(), model))
-            .collect();
+    pub fn models(&self, allow: &Allow) -> Vec<(&ConnectorName, &str)> {
+        let mut found = Vec::new();
+        for (name, connector) in self.connectors.iter().filter(|(_, c)| c.linked) {
+            for service in &connector.services {
+                let may = |id: &&str| allow.permits(name, service.name.as_str(), Some(id));
+                let models = service.models.iter().map(String::as_str).filter(may);
+                found.extend(models.map(|id| (name, id)));
+            }
+        }
         found.sort_unstable();
         found.dedup();
         found
@@ -77,16 +78,13 @@ impl Catalog {
 }
 
 impl Connector {
-    /// The ids of all models, as often as services offer them.
-    pub fn models(&self) -> impl Iterator<Item = &str> {
-        self.services
-            .iter()
-            .flat_map(|service| service.models.iter().map(String::as_str))
-    }
-
-    /// The names of the model services that offer this id.
-    pub fn offering(&self, model: &str) -> Vec<String> {
-        let offers = |s: &&Service| s.kind == Kind::Model && s.models.iter().any(|m| m == model);
+    /// The model services that offer this id and that the key may call for it.
+    pub fn offering(&self, own: &ConnectorName, id: &str, allow: &Allow) -> Vec<ServiceName> {
+        let offers = |s: &&Service| {
+            s.kind == ServiceKind::Model
+                && s.models.iter().any(|m| m == id)
+                && allow.permits(own, s.name.as_str(), Some(id))
+        };
         self.services
             .iter()
             .filter(offers)
@@ -95,9 +93,9 @@ impl Connector {
     }
 
     /// A service by name and kind.
-    pub fn service(&self, name: &str, kind: Kind) -> Option<&Service> {
+    pub fn service(&self, name: &ServiceName, kind: ServiceKind) -> Option<&Service> {
         self.services
             .iter()
-            .find(|service| service.name == name && service.kind == kind)
+            .find(|service| service.name == *name && service.kind == kind)
     }
 }

@@ -1,6 +1,7 @@
 //! What a path asks for: the first half of routing, from the request line alone.
 
 use culvert_certs::name::ConnectorName;
+use culvert_wire::ServiceName;
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
@@ -54,7 +55,15 @@ pub struct ServicePath {
     /// The connector.
     pub connector: ConnectorName,
     /// The service, as its agent's file names it.
-    pub service: String,
+    pub service: ServiceName,
+}
+
+impl ServicePath {
+    /// Reads `<connector>/<service>`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (connector, service) = text.split_once('/')?;
+        named(connector, service)
+    }
 }
 
 impl Endpoint {
@@ -126,10 +135,9 @@ fn service(rest: &str, query: Option<&str>) -> Option<Endpoint> {
 }
 
 fn named(connector: &str, service: &str) -> Option<ServicePath> {
-    let connector = connector.parse().ok()?;
-    (!service.is_empty()).then(|| ServicePath {
-        connector,
-        service: service.to_owned(),
+    Some(ServicePath {
+        connector: connector.parse().ok()?,
+        service: service.parse().ok()?,
     })
 }
 
@@ -161,7 +169,7 @@ mod tests {
     fn dev(service: &str) -> ServicePath {
         ServicePath {
             connector: "dev".parse().unwrap(),
-            service: service.into(),
+            service: service.parse().unwrap(),
         }
     }
 

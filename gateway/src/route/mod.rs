@@ -1,6 +1,5 @@
 //! Where a request goes: what the path asks for, which names exist, what the key may call.
 
-pub mod allow;
 pub mod catalog;
 pub mod endpoint;
 pub mod resolve;

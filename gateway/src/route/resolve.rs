@@ -6,10 +6,11 @@
 //! exactly one connector has.
 
 use culvert_certs::name::ConnectorName;
+use culvert_control::resource::{Allow, Pattern};
+use culvert_wire::{ServiceKind, ServiceName};
 
 use super::{
-    allow::{Allow, Kind},
-    catalog::{Catalog, Connector},
+    catalog::{Catalog, Connector, Service},
     endpoint::ServicePath,
 };
 use crate::error::{CallerCode, Problem};
@@ -25,7 +26,7 @@ pub struct Target {
     /// The connector.
     pub connector: ConnectorName,
     /// Its services that may serve the call; not empty.
-    pub services: Vec<String>,
+    pub services: Vec<ServiceName>,
     /// The model, by the id that its backend gives it.
     pub model: Option<String>,
 }
@@ -33,50 +34,63 @@ pub struct Target {
 /// Finds the services that offer the model that a caller named.
 pub fn model(name: &str, catalog: &Catalog, allow: &Allow) -> Result<Target, Problem> {
     if let Some((connector, id)) = name.split_once('/')
-        && let Some((own, entry)) = catalog
-            .connectors()
-            .find(|(own, _)| own.as_str() == connector)
-        && allow.permits(Kind::Model, connector, id)
+        && let Some((own, entry)) = catalog.connector(connector)
     {
-        return offered(own, entry, id).ok_or_else(|| absent(name, Some(entry), catalog, allow));
+        let services = entry.offering(own, id, allow);
+        return target(own, entry, services, id).ok_or_else(|| {
+            let known = !entry.linked && reaches(allow, own);
+            if known {
+                unlinked()
+            } else {
+                absent(name, catalog, allow)
+            }
+        });
     }
-    let mut having = catalog.connectors().filter(|(own, entry)| {
-        allow.permits(Kind::Model, own.as_str(), name) && entry.models().any(|m| m == name)
-    });
+    let mut having = catalog
+        .connectors()
+        .map(|(own, entry)| (own, entry, entry.offering(own, name, allow)))
+        .filter(|(_, _, services)| !services.is_empty());
     match (having.next(), having.next()) {
-        (Some((own, entry)), None) => {
-            offered(own, entry, name).ok_or_else(|| absent(name, Some(entry), catalog, allow))
+        (Some((own, entry, services)), None) => {
+            target(own, entry, services, name).ok_or_else(unlinked)
         }
-        (Some(_), Some(_)) => Err(ambiguous(name, catalog, allow)),
-        (None, _) => Err(absent(name, None, catalog, allow)),
+        (Some((first, ..)), Some((second, ..))) => {
+            let rest = having.map(|(own, ..)| own);
+            let names = [first, second]
+                .into_iter()
+                .chain(rest)
+                .map(|own| format!("{own}/{name}"));
+            let what = format!("Model `{}` is offered by several connectors.", echo(name));
+            Err(not_found(&what, names.collect()))
+        }
+        (None, _) => Err(absent(name, catalog, allow)),
     }
 }
 
 /// Finds the service that a path names.
 pub fn service(
     path: &ServicePath,
-    kind: Kind,
+    kind: ServiceKind,
     catalog: &Catalog,
     allow: &Allow,
 ) -> Result<Target, Problem> {
-    let (connector, service) = (path.connector.as_str(), path.service.as_str());
-    let entry = catalog
-        .connector(connector)
-        .filter(|_| allow.permits(kind, connector, service));
-    match entry {
-        Some(entry) if !entry.linked => Err(unlinked()),
-        Some(entry) if entry.service(service, kind).is_some() => Ok(Target {
-            connector: path.connector.clone(),
-            services: vec![service.to_owned()],
+    let ServicePath { connector, service } = path;
+    let permitted = match kind {
+        ServiceKind::Model => permits_some_model(allow, connector, service, catalog),
+        ServiceKind::Mcp | ServiceKind::Http => allow.permits(connector, service.as_str(), None),
+    };
+    match catalog.connector(connector.as_str()).filter(|_| permitted) {
+        Some((_, entry)) if !entry.linked => Err(unlinked()),
+        Some((_, entry)) if entry.service(service, kind).is_some() => Ok(Target {
+            connector: connector.clone(),
+            services: vec![service.clone()],
             model: None,
         }),
         Some(_) | None => Err(Problem::new(
             CallerCode::RouteNotFound,
             format!(
-                "There is no {} service `{}/{}`.",
-                kind.name(),
-                connector,
-                echo(service)
+                "There is no {} service `{connector}/{service}`.",
+                kind_name(kind)
             ),
         )),
     }
@@ -86,27 +100,17 @@ pub fn service(
 /// only one that the key may call.
 pub fn unnamed(wanted: Option<&str>, catalog: &Catalog, allow: &Allow) -> Result<Target, Problem> {
     if let Some(wanted) = wanted {
-        let path = wanted.split_once('/').and_then(|(connector, service)| {
-            let connector = connector.parse().ok()?;
-            Some(ServicePath {
-                connector,
-                service: service.to_owned(),
-            })
-        });
-        let malformed = || {
+        let path = ServicePath::parse(wanted).ok_or_else(|| {
             Problem::new(
                 CallerCode::BadRequest,
                 "`x-culvert-target` is not `<connector>/<service>`.",
             )
-        };
-        return service(&path.ok_or_else(malformed)?, Kind::Model, catalog, allow);
+        })?;
+        return service(&path, ServiceKind::Model, catalog, allow);
     }
     let mut callable = catalog.connectors().flat_map(|(own, entry)| {
-        let may = |id: &String| allow.permits(Kind::Model, own.as_str(), id);
-        let models = entry.services.iter().filter(|s| s.kind == Kind::Model);
-        models
-            .filter(move |s| s.models.iter().any(may))
-            .map(move |s| (own, s))
+        let may = |s: &&Service| permits_model_of(allow, own, s);
+        entry.services.iter().filter(may).map(move |s| (own, s))
     });
     match (callable.next(), callable.next()) {
         (Some((own, only)), None) => Ok(Target {
@@ -121,8 +125,21 @@ pub fn unnamed(wanted: Option<&str>, catalog: &Catalog, allow: &Allow) -> Result
     }
 }
 
-fn offered(own: &ConnectorName, entry: &Connector, id: &str) -> Option<Target> {
-    let services = entry.offering(id);
+/// The kind as errors, records and metrics write it.
+pub const fn kind_name(kind: ServiceKind) -> &'static str {
+    match kind {
+        ServiceKind::Model => "model",
+        ServiceKind::Mcp => "mcp",
+        ServiceKind::Http => "http",
+    }
+}
+
+fn target(
+    own: &ConnectorName,
+    entry: &Connector,
+    services: Vec<ServiceName>,
+    id: &str,
+) -> Option<Target> {
     (entry.linked && !services.is_empty()).then(|| Target {
         connector: own.clone(),
         services,
@@ -130,11 +147,45 @@ fn offered(own: &ConnectorName, entry: &Connector, id: &str) -> Option<Target> {
     })
 }
 
-/// The one answer for what is forbidden, unknown, or behind a connector without a link.
-fn absent(name: &str, entry: Option<&Connector>, catalog: &Catalog, allow: &Allow) -> Problem {
-    if entry.is_some_and(|entry| !entry.linked) {
-        return unlinked();
+fn permits_some_model(
+    allow: &Allow,
+    own: &ConnectorName,
+    name: &ServiceName,
+    catalog: &Catalog,
+) -> bool {
+    let entry = catalog.connector(own.as_str()).map(|(_, entry)| entry);
+    entry
+        .and_then(|entry| entry.service(name, ServiceKind::Model))
+        .is_some_and(|service| permits_model_of(allow, own, service))
+}
+
+fn permits_model_of(allow: &Allow, own: &ConnectorName, service: &Service) -> bool {
+    let name = service.name.as_str();
+    service.kind == ServiceKind::Model
+        && (allow.permits(own, name, None)
+            || service
+                .models
+                .iter()
+                .any(|id| allow.permits(own, name, Some(id))))
+}
+
+/// Whether the key may call anything of a connector, so that it may learn that nothing is connected.
+fn reaches(allow: &Allow, own: &ConnectorName) -> bool {
+    match allow {
+        Allow::All => true,
+        Allow::Only(patterns) => patterns.iter().any(|pattern| {
+            let text = pattern.to_string();
+            let connector = text
+                .split('/')
+                .next()
+                .and_then(|part| part.parse::<Pattern>().ok());
+            connector.is_some_and(|connector| connector.matches(own.as_str()))
+        }),
     }
+}
+
+/// The one answer for what is forbidden and what does not exist.
+fn absent(name: &str, catalog: &Catalog, allow: &Allow) -> Problem {
     let names: Vec<String> = catalog
         .models(allow)
         .into_iter()
@@ -143,20 +194,6 @@ fn absent(name: &str, entry: Option<&Connector>, catalog: &Catalog, allow: &Allo
     not_found(
         &format!("Model `{}` was not found.", echo(name)),
         nearest(name, names),
-    )
-}
-
-fn ambiguous(name: &str, catalog: &Catalog, allow: &Allow) -> Problem {
-    let names = catalog
-        .connectors()
-        .filter(|(own, entry)| {
-            allow.permits(Kind::Model, own.as_str(), name) && entry.models().any(|m| m == name)
-        })
-        .map(|(own, _)| format!("{own}/{name}"))
-        .collect();
-    not_found(
-        &format!("Model `{}` is offered by several connectors.", echo(name)),
-        names,
     )
 }
 
@@ -208,12 +245,11 @@ fn echo(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{allow::Pattern, catalog::Service};
 
-    fn service_of(name: &str, kind: Kind, models: &[&str]) -> Service {
+    fn service_of(name: &str, kind: ServiceKind, models: &[&str]) -> Service {
         let models = models.iter().map(|m| (*m).to_owned()).collect();
         Service {
-            name: name.into(),
+            name: name.parse().unwrap(),
             kind,
             models,
         }
@@ -222,10 +258,10 @@ mod tests {
     fn catalog() -> Catalog {
         let mut catalog = Catalog::default();
         let dev = vec![
-            service_of("a", Kind::Model, &["meta/llama", "qwen"]),
-            service_of("b", Kind::Model, &["meta/llama", "shared"]),
-            service_of("tickets", Kind::Mcp, &[]),
-            service_of("billing", Kind::Http, &[]),
+            service_of("a", ServiceKind::Model, &["meta/llama", "qwen"]),
+            service_of("b", ServiceKind::Model, &["meta/llama", "shared"]),
+            service_of("tickets", ServiceKind::Mcp, &[]),
+            service_of("billing", ServiceKind::Http, &[]),
         ];
         catalog.insert(
             "dev".parse().unwrap(),
@@ -234,7 +270,7 @@ mod tests {
                 services: dev,
             },
         );
-        let prod = vec![service_of("c", Kind::Model, &["shared", "secret"])];
+        let prod = vec![service_of("c", ServiceKind::Model, &["shared", "secret"])];
         catalog.insert(
             "prod".parse().unwrap(),
             Connector {
@@ -242,7 +278,7 @@ mod tests {
                 services: prod,
             },
         );
-        let down = vec![service_of("d", Kind::Model, &["gone"])];
+        let down = vec![service_of("d", ServiceKind::Model, &["gone"])];
         catalog.insert(
             "down".parse().unwrap(),
             Connector {
@@ -254,7 +290,7 @@ mod tests {
     }
 
     fn only(patterns: &[&str]) -> Allow {
-        Allow::Patterns(patterns.iter().map(|p| Pattern::parse(p)).collect())
+        Allow::Only(patterns.iter().map(|p| p.parse().unwrap()).collect())
     }
 
     fn code(result: Result<Target, Problem>) -> CallerCode {
@@ -340,7 +376,7 @@ mod tests {
             "big".parse().unwrap(),
             Connector {
                 linked: true,
-                services: vec![service_of("x", Kind::Model, &many)],
+                services: vec![service_of("x", ServiceKind::Model, &many)],
             },
         );
         let text = model("wrong/llama", &catalog, &Allow::All)
@@ -358,14 +394,14 @@ mod tests {
     fn services_by_path() {
         let path = |c: &str, s: &str| ServicePath {
             connector: c.parse().unwrap(),
-            service: s.into(),
+            service: s.parse().unwrap(),
         };
         let all = Allow::All;
-        assert!(service(&path("dev", "tickets"), Kind::Mcp, &catalog(), &all).is_ok());
+        assert!(service(&path("dev", "tickets"), ServiceKind::Mcp, &catalog(), &all).is_ok());
         for (c, s, kind) in [
-            ("dev", "billing", Kind::Mcp),
-            ("dev", "none", Kind::Mcp),
-            ("no", "x", Kind::Http),
+            ("dev", "billing", ServiceKind::Mcp),
+            ("dev", "none", ServiceKind::Mcp),
+            ("no", "x", ServiceKind::Http),
         ] {
             assert_eq!(
                 code(service(&path(c, s), kind, &catalog(), &all)),
@@ -374,11 +410,21 @@ mod tests {
         }
         let billing = path("dev", "billing");
         assert_eq!(
-            code(service(&billing, Kind::Http, &catalog(), &only(&["mcp:*"]))),
+            code(service(
+                &billing,
+                ServiceKind::Http,
+                &catalog(),
+                &only(&["dev/tickets"])
+            )),
             CallerCode::RouteNotFound
         );
         assert_eq!(
-            code(service(&path("down", "d"), Kind::Http, &catalog(), &all)),
+            code(service(
+                &path("down", "d"),
+                ServiceKind::Http,
+                &catalog(),
+                &all
+            )),
             CallerCode::AgentUnavailable
         );
     }

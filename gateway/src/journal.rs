@@ -1,0 +1,105 @@
+//! The file of records: one JSON line each, turned over when it has grown.
+
+use std::{io, path::PathBuf};
+
+use tokio::{
+    fs::{self, File, OpenOptions},
+    io::{AsyncWriteExt, BufWriter},
+    sync::mpsc,
+};
+
+use crate::record::Record;
+
+/// Records that wait for the disk; more are lost, and counted.
+pub const QUEUE: usize = 4096;
+/// Size at which the file is renamed to `<name>.1` and a new one begun, in bytes.
+const TURN_AT: u64 = 64 * 1024 * 1024;
+
+/// Writes records to a file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: BufWriter<File>,
+    size: u64,
+}
+
+impl Journal {
+    /// Opens the file, to append to it; a new one is readable by its owner only.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub async fn open(path: PathBuf) -> io::Result<Self> {
+        let (file, size) = open(&path).await?;
+        Ok(Self { path, file: BufWriter::new(file), size })
+    }
+
+    /// Writes until all senders are gone, and what is queued by then.
+    pub async fn run(mut self, mut records: mpsc::Receiver<Record>) {
+        let mut failing = false;
+        while let Some(record) = records.recv().await {
+            let written = self.write(&record, records.is_empty()).await;
+            match written {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::error!(%error, path = %self.path.display(), "records cannot be written");
+                }
+                Err(_) => {}
+            }
+        }
+        if let Err(error) = self.file.flush().await {
+            tracing::error!(%error, "the last records cannot be written");
+        }
+    }
+
+    async fn write(&mut self, record: &Record, flush: bool) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.file.write_all(&line).await?;
+        self.size += line.len() as u64;
+        if flush || self.size > TURN_AT {
+            self.file.flush().await?;
+        }
+        if self.size > TURN_AT { self.turn().await } else { Ok(()) }
+    }
+
+    async fn turn(&mut self) -> io::Result<()> {
+        let mut old = self.path.clone().into_os_string();
+        old.push(".1");
+        fs::rename(&self.path, old).await?;
+        let (file, size) = open(&self.path).await?;
+        (self.file, self.size) = (BufWriter::new(file), size);
+        Ok(())
+    }
+}
+
+async fn open(path: &PathBuf) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).await?;
+    let size = file.metadata().await?.len();
+    Ok((file, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_line_each_and_a_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        let mut journal = Journal::open(path.clone()).await.unwrap();
+        let record = Record { kind: "model", code: "ok", ..Record::default() };
+        journal.write(&record, true).await.unwrap();
+        journal.size = TURN_AT;
+        journal.write(&record, true).await.unwrap();
+        let (queue, records) = mpsc::channel(4);
+        queue.send(record).await.unwrap();
+        drop(queue);
+        journal.run(records).await;
+        let old = std::fs::read_to_string(folder.path().join("records.jsonl.1")).unwrap();
+        let new = std::fs::read_to_string(path).unwrap();
+        assert_eq!((old.lines().count(), new.lines().count()), (2, 1));
+        let line: serde_json::Value = serde_json::from_str(new.trim()).unwrap();
+        assert_eq!(line["kind"], "model");
+    }
+}

@@ -1,0 +1,45 @@
+//! Logs: for people on a terminal, JSON elsewhere; always on standard error.
+
+use std::io::{self, IsTerminal};
+
+use serde::Deserialize;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The `log` section of the gateway file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogFile {
+    /// By default `text` on a terminal, `json` elsewhere.
+    pub format: Option<Format>,
+    /// A filter such as `info` or `culvert_relay=debug,info`; `CULVERT_LOG` overrides it.
+    pub level: Option<String>,
+}
+
+/// Starts logging.
+///
+/// # Errors
+/// The filter is malformed, or logging has been started before.
+pub fn start(file: &LogFile) -> Result<(), String> {
+    let level = std::env::var("CULVERT_LOG").ok().or_else(|| file.level.clone());
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    let filter = EnvFilter::try_new(&level).map_err(|error| format!("log.level `{level}`: {error}"))?;
+    let terminal = io::stderr().is_terminal();
+    let format = file.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(terminal);
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match format {
+        Format::Text => registry.with(lines).try_init(),
+        Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    started.map_err(|error| error.to_string())
+}

@@ -1,0 +1,333 @@
+//! Connections of callers: accepted up to a cap, served as HTTP/1 or HTTP/2, drained in order.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use culvert_relay::EdgeConnection;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    answer::CutFlag,
+    handler::{EdgeAnswer, Handler, Peer},
+    limit::{MAX_HEAD_BYTES, MAX_HEADERS},
+};
+
+/// Connections of callers at once, by default: about 20 KiB each while idle.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Time for the head of a request, also between two of them on a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+/// Silence on an HTTP/2 connection after which the caller is asked whether it lives, and the wait.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Rest after a failure to accept: being out of descriptors does not heal by trying again at once.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Time between the end of the answers and the end of the connections, when they are forced.
+const FORCED: Duration = Duration::from_secs(1);
+
+/// Everything that serves callers.
+#[derive(Debug, Clone)]
+pub struct Server {
+    handler: Arc<Handler>,
+    builder: auto::Builder<TokioExecutor>,
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// No new connections, and no new requests on the old ones.
+    stop: CancellationToken,
+    /// No more answers.
+    abort: CancellationToken,
+}
+
+impl Server {
+    /// A server for at most `connections` at once.
+    pub fn new(handler: Arc<Handler>, connections: usize) -> Self {
+        Self {
+            handler,
+            builder: builder(),
+            places: Arc::new(Semaphore::new(connections)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts plain HTTP until the drain begins.
+    pub async fn accept_plain(&self, listener: TcpListener) {
+        loop {
+            let Some(place) = self.place().await else {
+                return;
+            };
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, source)) => self.open(Io::Plain(stream), source, place),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a caller's connection");
+                    sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    /// Takes over the public TLS connections of the link port until the drain begins.
+    pub async fn accept_tls(&self, mut connections: mpsc::Receiver<EdgeConnection>) {
+        loop {
+            let Some(place) = self.place().await else {
+                return;
+            };
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                next = connections.recv() => next,
+            };
+            let Some(EdgeConnection { stream, source }) = next else {
+                return;
+            };
+            self.open(Io::Tls(Box::new(stream)), source, place);
+        }
+    }
+
+    /// Lets the answers under way finish for at most `patience`; then nothing of them is left.
+    pub async fn drain(&self, patience: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout(patience, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                left = self.tasks.len(),
+                "callers' connections are cut: the drain's time is over"
+            );
+            self.abort.cancel();
+            if timeout(FORCED, self.tasks.wait()).await.is_err() {
+                tracing::error!(left = self.tasks.len(), "connections did not end");
+            }
+        }
+    }
+
+    /// A place for one more connection; `None` once the drain has begun. At the cap, callers wait in
+    /// the kernel's queue.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+        }
+    }
+
+    fn open(&self, io: Io, source: SocketAddr, place: OwnedSemaphorePermit) {
+        let server = self.clone();
+        self.tasks.spawn(async move {
+            let connections = server.handler.metrics().connections().clone();
+            connections.inc();
+            let aborted = server.abort.clone().cancelled_owned();
+            tokio::select! {
+                biased;
+                () = aborted => {}
+                () = server.serve(io, source) => {}
+            }
+            connections.dec();
+            drop(place);
+        });
+    }
+
+    async fn serve(&self, io: Io, source: SocketAddr) {
+        let peer = Peer {
+            address: source.ip(),
+            scheme: io.scheme(),
+            cut: CutFlag::default(),
+        };
+        let io = Guarded {
+            io,
+            cut: peer.cut.clone(),
+        };
+        let asked = Arc::new(AtomicBool::new(false));
+        let (handler, asking) = (Arc::clone(&self.handler), Arc::clone(&asked));
+        let service = service_fn(move |request: Request<Incoming>| {
+            asking.store(true, Ordering::Relaxed);
+            answer(Arc::clone(&handler), request, peer.clone())
+        });
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(io), service));
+        let mut silent = pin!(sleep(HEAD_TIMEOUT));
+        let (mut stopping, mut checked) = (false, false);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                // The library's own time-out starts with the first bytes only.
+                () = silent.as_mut(), if !checked => {
+                    checked = true;
+                    if !asked.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%source, error = %chain(error.as_ref()), "a caller's connection broke");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn answer(
+    handler: Arc<Handler>,
+    request: Request<Incoming>,
+    peer: Peer,
+) -> Result<Response<EdgeAnswer>, Infallible> {
+    Ok(Box::pin(handler.handle(request, peer)).await)
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A caller's connection.
+#[derive(Debug)]
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    const fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "http",
+            Self::Tls(_) => "https",
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// A connection that is reset, not closed, after a cut answer: to HTTP/1.0 a close is a good end.
+#[derive(Debug)]
+struct Guarded {
+    io: Io,
+    cut: CutFlag,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.cut.is_set()
+            && let Err(error) = self.io.socket().set_zero_linger()
+        {
+            tracing::debug!(%error, "cannot reset a caller's connection");
+        }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.cut.is_set() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -92,9 +92,9 @@ pub const SERVING_DEAD: Duration = Duration::from_secs(5);
 pub const ACCEPTED_MISSING: Duration = Duration::from_secs(1);
 /// The relay probes on each ping whose number this divides.
 pub const PINGS_PER_PROBE: u64 = 10;
-/// A deadline that is noticed later than this was missed by us (a suspended or starved process),
-/// and proves nothing about the peer.
-pub const LATE_TIMER: Duration = Duration::from_secs(1);
+/// Between the first look at an expired silence and the second, which believes it. A process that
+/// stood still looks at its timers before its sockets, and must not take its absence for a death.
+pub const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 /// Least time between two offers of one session.
 pub const OFFER_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Observation;
 use crate::limits::{
-    BUSY_AFTER_CALL, LATE_TIMER, PING_BUSY, PING_IDLE, TRANSPORT_DEAD_MIN,
+    BUSY_AFTER_CALL, PING_BUSY, PING_IDLE, SECOND_LOOK, TRANSPORT_DEAD_MIN,
     TRANSPORT_DEAD_ROUND_TRIPS,
 };
 
@@ -74,67 +74,69 @@ impl Path {
     }
 }
 
-/// Something was sent that the peer's transport answers; what has been heard since?
+/// A wait for something that must come. That it was in vain is believed at the second look only.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Silence {
-    /// Something has.
-    Broken,
-    /// Nothing has since `at`. `again`: judged once before, too late to count.
-    Since { at: Instant, again: bool },
+pub(super) struct Wait {
+    pub(super) since: Instant,
+    /// The first look after the deadline.
+    looked: Option<Instant>,
 }
 
-/// What a silence means when it is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Undecided,
-    /// We were not running when it was to be judged: what came meanwhile may not have been read.
-    Missed,
-    Dead,
+impl Wait {
+    pub(super) fn new(since: Instant) -> Self {
+        Self {
+            since,
+            looked: None,
+        }
+    }
+
+    /// When to look, where the wait is over at `deadline`.
+    pub(super) fn look_at(&self, deadline: Instant) -> Instant {
+        self.looked
+            .map_or(deadline, |looked| deadline.max(looked + SECOND_LOOK))
+    }
+
+    /// Looks; whether it was in vain.
+    pub(super) fn in_vain(&mut self, now: Instant, deadline: Instant) -> bool {
+        if now < self.look_at(deadline) {
+            return false;
+        }
+        self.looked.replace(now).is_some()
+    }
 }
+
+/// The wait for anything to be heard after something was sent that the peer's transport answers.
+#[derive(Debug, Default)]
+pub(super) struct Silence(Option<Wait>);
 
 impl Silence {
     /// Something that must be answered is sent now.
     pub(super) fn begin(&mut self, now: Instant) {
-        if let Self::Broken = self {
-            *self = Self::Since {
-                at: now,
-                again: false,
-            };
-        }
+        self.0.get_or_insert(Wait::new(now));
+    }
+
+    pub(super) fn broken(&mut self) {
+        self.0 = None;
     }
 
     pub(super) fn update(&mut self, path: &Path) {
-        if let Self::Since { at, .. } = self
-            && path.heard_at > *at
-        {
-            *self = Self::Broken;
+        if self.0.is_some_and(|wait| path.heard_at > wait.since) {
+            self.broken();
         }
     }
 
-    /// Since when it lasts.
-    pub(super) fn since(self) -> Option<Instant> {
-        match self {
-            Self::Broken => None,
-            Self::Since { at, .. } => Some(at),
-        }
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.0.map(|wait| wait.since)
     }
 
-    /// Judges it. After `Missed` it lasts from now on, and is judged for good the next time.
-    pub(super) fn judge(&mut self, now: Instant, deadline: Option<Instant>) -> Verdict {
-        let (Self::Since { again, .. }, Some(deadline)) = (*self, deadline) else {
-            return Verdict::Undecided;
-        };
-        if now < deadline {
-            Verdict::Undecided
-        } else if now > deadline + LATE_TIMER && !again {
-            *self = Self::Since {
-                at: now,
-                again: true,
-            };
-            Verdict::Missed
-        } else {
-            Verdict::Dead
-        }
+    pub(super) fn look_at(&self, deadline: Instant) -> Option<Instant> {
+        self.0.map(|wait| wait.look_at(deadline))
+    }
+
+    pub(super) fn is_death(&mut self, now: Instant, deadline: Instant) -> bool {
+        self.0
+            .as_mut()
+            .is_some_and(|wait| wait.in_vain(now, deadline))
     }
 }
 

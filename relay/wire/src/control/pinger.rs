@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Observation;
-use super::liveness::{Finding, Path, Silence, Verdict};
+use super::liveness::{Finding, Path, Silence, Wait};
 use crate::frame::{Ping, Pong};
-use crate::limits::{LATE_TIMER, PING_IDLE, SERVING_DEAD};
+use crate::limits::SERVING_DEAD;
 
 /// The agent's side.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ enum RemoteServing {
     /// Every ping has its pong.
     Answered,
     /// Pings since then have none.
-    Waiting { since: Instant },
+    Waiting(Wait),
     /// It was found dead; said once.
     Dead,
 }
@@ -44,7 +44,7 @@ impl Pinger {
             path: Path::new(now),
             last: now,
             nonce: 0,
-            silence: Silence::Broken,
+            silence: Silence::default(),
             serving: RemoteServing::Answered,
         }
     }
@@ -63,7 +63,7 @@ impl Pinger {
     /// A frame has come, whatever the transport has counted by now.
     pub(super) fn heard(&mut self, now: Instant) {
         self.path.heard_at = now;
-        self.silence = Silence::Broken;
+        self.silence.broken();
     }
 
     pub(super) fn calls_in_flight(&self) -> u32 {
@@ -83,7 +83,7 @@ impl Pinger {
         self.nonce += 1;
         self.silence.begin(now);
         if let RemoteServing::Answered = self.serving {
-            self.serving = RemoteServing::Waiting { since: now };
+            self.serving = RemoteServing::Waiting(Wait::new(now));
         }
         Some(Ping { nonce: self.nonce })
     }
@@ -103,7 +103,7 @@ impl Pinger {
             self.serving = if of_last {
                 RemoteServing::Answered
             } else {
-                RemoteServing::Waiting { since: self.last }
+                RemoteServing::Waiting(Wait::new(self.last))
             };
         }
         Some(PongSeen {
@@ -113,21 +113,15 @@ impl Pinger {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Finding> {
-        match self.silence.judge(now, self.silence_deadline()) {
-            Verdict::Dead => return Some(Finding::TransportDead),
-            Verdict::Missed => {
-                // Make the next ping due, so that there is something to be answered.
-                self.last = now.checked_sub(PING_IDLE).unwrap_or(self.last);
-                self.serving = self.serving.restarted(now);
-            }
-            Verdict::Undecided => {}
+        let limit = self.path.silence_limit();
+        let silent_since = self.silence.since().unwrap_or(now);
+        if self.silence.is_death(now, silent_since + limit) {
+            return Some(Finding::TransportDead);
         }
-        let deadline = self.serving.deadline(&self.path)?;
-        if now < deadline {
+        let RemoteServing::Waiting(wait) = &mut self.serving else {
             return None;
-        }
-        if now > deadline + LATE_TIMER {
-            self.serving = self.serving.restarted(now);
+        };
+        if !wait.in_vain(now, serving_deadline(wait.since, limit)) {
             return None;
         }
         self.serving = RemoteServing::Dead;
@@ -135,33 +129,24 @@ impl Pinger {
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
+        let limit = self.path.silence_limit();
+        let silence = self
+            .silence
+            .since()
+            .and_then(|since| self.silence.look_at(since + limit));
+        let serving = match self.serving {
+            RemoteServing::Waiting(wait) => Some(wait.look_at(serving_deadline(wait.since, limit))),
+            RemoteServing::Answered | RemoteServing::Dead => None,
+        };
         let next = self.path.next_ping(self.last);
-        [self.silence_deadline(), self.serving.deadline(&self.path)]
+        [silence, serving]
             .into_iter()
             .flatten()
             .fold(next, Instant::min)
     }
-
-    fn silence_deadline(&self) -> Option<Instant> {
-        self.silence
-            .since()
-            .map(|at| at + self.path.silence_limit())
-    }
 }
 
-impl RemoteServing {
-    /// Not before the silence has been judged: what is dead altogether is not dead in part.
-    fn deadline(self, path: &Path) -> Option<Instant> {
-        match self {
-            Self::Waiting { since } => Some(since + SERVING_DEAD.max(path.silence_limit())),
-            Self::Answered | Self::Dead => None,
-        }
-    }
-
-    fn restarted(self, now: Instant) -> Self {
-        match self {
-            Self::Waiting { .. } => Self::Waiting { since: now },
-            Self::Answered | Self::Dead => self,
-        }
-    }
+/// Not before the silence has been judged: what is dead altogether is not dead in part.
+pub(super) fn serving_deadline(since: Instant, silence_limit: Duration) -> Instant {
+    since + SERVING_DEAD.max(silence_limit)
 }

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use super::liveness::{Finding, Path, Silence, Verdict};
+use super::liveness::{Finding, Path, Silence, Wait};
+use super::pinger::serving_deadline;
 use super::{Observation, earlier, millis};
 use crate::frame::Pong;
-use crate::limits::{LATE_TIMER, PING_BUSY, PING_IDLE, PINGS_PER_PROBE, SERVING_DEAD};
+use crate::limits::{PING_BUSY, PING_IDLE, PINGS_PER_PROBE};
 
 /// The relay's side.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ enum Serving {
     /// No probe waits.
     Alive,
     /// Probes since then have no answer.
-    Waiting { since: Instant },
+    Waiting(Wait),
     /// The same, for too long.
     Dead { since: Instant },
 }
@@ -44,7 +45,7 @@ impl Prober {
             path: Path::new(now),
             pings: 0,
             nonce: 0,
-            silence: Silence::Broken,
+            silence: Silence::default(),
             serving: Serving::Alive,
             last_good: None,
         }
@@ -63,7 +64,7 @@ impl Prober {
     /// A frame has come, whatever the transport has counted by now.
     pub(super) fn heard(&mut self, now: Instant) {
         self.path.heard_at = now;
-        self.silence = Silence::Broken;
+        self.silence.broken();
     }
 
     pub(super) fn calls_in_flight(&self) -> u32 {
@@ -78,7 +79,7 @@ impl Prober {
         match self.serving {
             Serving::Alive if due => Some(self.probe(now)),
             Serving::Dead { .. } => Some(self.probe(now)),
-            Serving::Alive | Serving::Waiting { .. } => None,
+            Serving::Alive | Serving::Waiting(_) => None,
         }
     }
 
@@ -86,7 +87,7 @@ impl Prober {
     pub(super) fn suspect(&mut self, now: Instant) -> Option<u64> {
         match self.serving {
             Serving::Alive => Some(self.probe(now)),
-            Serving::Waiting { .. } | Serving::Dead { .. } => None,
+            Serving::Waiting(_) | Serving::Dead { .. } => None,
         }
     }
 
@@ -99,7 +100,7 @@ impl Prober {
         self.last_good = Some(now);
         let seen = match self.serving {
             Serving::Dead { .. } => ProbeSeen::Back,
-            Serving::Alive | Serving::Waiting { .. } => ProbeSeen::Alive,
+            Serving::Alive | Serving::Waiting(_) => ProbeSeen::Alive,
         };
         self.serving = Serving::Alive;
         Some(seen)
@@ -109,7 +110,8 @@ impl Prober {
         let age = |since: Instant| millis(now.saturating_duration_since(since));
         let waiting = match self.serving {
             Serving::Alive => None,
-            Serving::Waiting { since } | Serving::Dead { since } => Some(age(since)),
+            Serving::Waiting(wait) => Some(age(wait.since)),
+            Serving::Dead { since } => Some(age(since)),
         };
         Pong {
             nonce,
@@ -120,23 +122,15 @@ impl Prober {
 
     /// What has been found, and a probe's nonce where silence makes one due.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> (Option<Finding>, Option<u64>) {
-        match self.silence.judge(now, self.silence_deadline()) {
-            Verdict::Dead => return (Some(Finding::TransportDead), None),
-            Verdict::Missed => {
-                self.restart_wait(now);
-                return (None, Some(self.probe(now)));
-            }
-            Verdict::Undecided => {}
+        let deadline = self.silence_deadline();
+        if self.silence.is_death(now, deadline) {
+            return (Some(Finding::TransportDead), None);
         }
-        if let Some(deadline) = self.serving_deadline()
-            && now >= deadline
+        if let Serving::Waiting(wait) = &mut self.serving
+            && wait.in_vain(now, serving_deadline(wait.since, self.path.silence_limit()))
         {
-            if now > deadline + LATE_TIMER {
-                self.restart_wait(now);
-            } else if let Serving::Waiting { since } = self.serving {
-                self.serving = Serving::Dead { since };
-                return (Some(Finding::ServingDead), None);
-            }
+            self.serving = Serving::Dead { since: wait.since };
+            return (Some(Finding::ServingDead), None);
         }
         if self.ping_overdue().is_some_and(|overdue| now >= overdue) {
             return (None, Some(self.probe(now)));
@@ -145,8 +139,15 @@ impl Prober {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let silence = earlier(self.silence_deadline(), self.ping_overdue());
-        earlier(silence, self.serving_deadline())
+        let silence = self.silence.look_at(self.silence_deadline());
+        let serving = match self.serving {
+            Serving::Waiting(wait) => {
+                let limit = self.path.silence_limit();
+                Some(wait.look_at(serving_deadline(wait.since, limit)))
+            }
+            Serving::Alive | Serving::Dead { .. } => None,
+        };
+        earlier(earlier(silence, self.ping_overdue()), serving)
     }
 
     /// A new probe goes out. What waits goes on waiting since the first one.
@@ -154,30 +155,22 @@ impl Prober {
         self.nonce += 1;
         self.silence.begin(now);
         if let Serving::Alive = self.serving {
-            self.serving = Serving::Waiting { since: now };
+            self.serving = Serving::Waiting(Wait::new(now));
         }
         self.nonce
     }
 
-    fn restart_wait(&mut self, now: Instant) {
-        if let Serving::Waiting { since } = &mut self.serving {
-            *since = now;
-        }
-    }
-
     /// When a silence on which no probe was spent is long enough for a doubt.
     fn ping_overdue(&self) -> Option<Instant> {
-        match self.silence {
-            Silence::Broken => Some(self.ping_due() + self.path.silence_limit()),
-            Silence::Since { .. } => None,
-        }
+        let spent = self.silence.since().is_some();
+        (!spent).then(|| self.ping_due() + self.path.silence_limit())
     }
 
     /// When a silence after a probe is death. The agent may be bound to say nothing but its next
     /// ping: over TCP nobody sees the acknowledgements.
-    fn silence_deadline(&self) -> Option<Instant> {
-        let at = self.silence.since()?;
-        Some(at.max(self.ping_due()) + self.path.silence_limit())
+    fn silence_deadline(&self) -> Instant {
+        let due = self.ping_due();
+        self.silence.since().map_or(due, |since| since.max(due)) + self.path.silence_limit()
     }
 
     /// When the agent's next ping is to be expected at the latest. A link that has just become busy
@@ -190,14 +183,6 @@ impl Prober {
             idle.min(busy)
         } else {
             idle
-        }
-    }
-
-    /// Not before the silence has been judged, as for the agent.
-    fn serving_deadline(&self) -> Option<Instant> {
-        match self.serving {
-            Serving::Waiting { since } => Some(since + SERVING_DEAD.max(self.path.silence_limit())),
-            Serving::Alive | Serving::Dead { .. } => None,
         }
     }
 }

@@ -93,3 +93,38 @@ pub async fn run(effort: Effort, measures: &[Measure]) -> Result<(), HarnessErro
     let outcome: Result<(), HarnessError> = measured.await;
     outcome.map_err(|error| paths.world.explain(&error))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Method;
+
+    use super::copy::CopyChain;
+    use super::driver::{Call, closed_loop};
+    use super::nginx::NginxChain;
+    use super::*;
+    use crate::world::Fixture;
+
+    #[tokio::test]
+    async fn the_chains_that_we_compare_with_carry_calls() {
+        let backend = Fixture::start("model-backend").await.unwrap();
+        let copy = CopyChain::start(&backend.address()).await.unwrap();
+        let nginx = NginxChain::start(&backend.address()).await.unwrap();
+        let mut addresses = vec![backend.address(), copy.address.clone()];
+        addresses.extend(nginx.as_ref().map(|chain| chain.address.clone()));
+        for address in addresses {
+            let path = "/bytes/100000".to_owned();
+            let call = Call {
+                address,
+                method: Method::GET,
+                path,
+                key: None,
+                body: Bytes::new(),
+            };
+            let round = closed_loop(&call, 4, Duration::from_millis(50))
+                .await
+                .unwrap();
+            assert!(round.sorted.len() >= 4, "{call:?}");
+        }
+    }
+}

@@ -109,6 +109,11 @@ impl HeaderRules {
         self.inject.iter().map(|(name, _)| name.as_str())
     }
 
+    /// The names of what passes.
+    pub fn passed_names(&self) -> impl Iterator<Item = &str> {
+        self.pass.iter().map(String::as_str)
+    }
+
     fn drops(&self, name: &HeaderName, named: &[String]) -> bool {
         let canon = canonical(name);
         if is_hop_by_hop(&canon) || named.contains(&canon) || canon == "host" {

@@ -141,6 +141,12 @@ impl Services {
         }
     }
 
+    /// Each as `status` shows it.
+    pub fn status(&self) -> Vec<crate::status::ServiceStatus> {
+        let current = self.current.load();
+        current.values().map(|r| (&*r.service).into()).collect()
+    }
+
     /// Keeps the offer in step with what probes find, until the probes are stopped.
     pub async fn run(&self) {
         let mut changes = self.changes();

@@ -1,0 +1,353 @@
+//! The life of one call, in phases:
+//!
+//! ```text
+//! remember > admit > Accepted > queue > connect > send > Head > Data > End
+//!     |        |                  |        |        |              |
+//!     +--------+---- Refused -----+--------+        +--- Abort ----+
+//! ```
+//!
+//! Up to *send* nothing has been offered to a backend and a refusal is safe to send elsewhere;
+//! from there on only codes that say "may have begun" are used. Whatever a call waits for, the
+//! caller's leaving and its deadline are heard; both reach the backend as an abort.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use culvert_tunnel::{
+    AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestBody, RequestReader,
+};
+use culvert_wire::{CallMemory, Code, Head, Open, Opened};
+use http::header::{HeaderValue, TE};
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Audit;
+use crate::backend::{BackendFailure, Called, SendError};
+use crate::error::chain;
+use crate::headers;
+use crate::metrics::Metrics;
+use crate::policy::Admitted;
+use crate::queue::Entry;
+use crate::record::{Counter, Ended, Record};
+use crate::service::{Service, Services};
+
+/// What the calls of all links share.
+#[derive(Debug)]
+pub struct Calls {
+    /// The services.
+    pub services: Arc<Services>,
+    /// The audit log.
+    pub audit: Audit,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Which calls have come: one memory for all links, as questions come over another.
+    pub memory: Mutex<CallMemory>,
+    /// The agent is leaving: new calls are refused.
+    pub leaving: CancellationToken,
+}
+
+/// A call that passed policy.
+struct Plan {
+    service: Arc<Service>,
+    admitted: Admitted,
+}
+
+/// The last word of a call, to be written once nothing else is.
+enum Last {
+    End(HeaderMap),
+    Refuse(Code),
+    Abort(Code),
+    /// The answer cannot be written any more.
+    Gone(CallError),
+}
+
+impl Calls {
+    /// Carries out one call that came from `plane`.
+    pub async fn handle(&self, call: IncomingCall, plane: &str) {
+        let IncomingCall { open, body, answer } = call;
+        let mut record = Record::new(&open, plane, &self.audit, &self.metrics);
+        let ended = match self.remember(&open) {
+            Opened::Fresh => self.answer(&open, body, answer, &mut record).await,
+            Opened::Tombstone => refuse(answer, Code::Tombstone).await,
+            Opened::Repeated => {
+                answer.reset(Code::Protocol);
+                Ended::Refused(Code::Protocol)
+            }
+        };
+        record.end(ended);
+    }
+
+    /// What is known of a call that a relay asks about.
+    pub fn asked(&self, ask: culvert_wire::Ask) -> culvert_wire::Answer {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = Duration::from_millis(ask.age_ms);
+        culvert_wire::Answer {
+            call_id: ask.call_id,
+            knowledge: memory.asked(Instant::now(), ask.call_id, age),
+        }
+    }
+
+    fn remember(&self, open: &Open) -> Opened {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.opened(Instant::now(), open.call_id)
+    }
+
+    async fn answer(
+        &self,
+        open: &Open,
+        body: RequestReader,
+        mut answer: AnswerWriter,
+        record: &mut Record,
+    ) -> Ended {
+        let plan = match self.admit(open, record) {
+            Ok(plan) => plan,
+            Err(code) => return refuse(answer, code).await,
+        };
+        let begun = std::sync::atomic::AtomicBool::new(false);
+        let cancelled = answer.cancelled();
+        let last = tokio::select! {
+            biased;
+            gone = cancelled => Last::Gone(gone),
+            () = deadline(open.deadline_ms) => {
+                if begun.load(std::sync::atomic::Ordering::Relaxed) {
+                    Last::Abort(Code::DeadlineAfter)
+                } else {
+                    Last::Refuse(Code::DeadlineBefore)
+                }
+            }
+            last = carry(&plan, open, body, &mut answer, record, &begun) => last,
+        };
+        finish(answer, last).await
+    }
+
+    /// Everything that is decided without waiting.
+    fn admit(&self, open: &Open, record: &mut Record) -> Result<Plan, Code> {
+        if self.leaving.is_cancelled() {
+            return Err(Code::Draining);
+        }
+        let service = self
+            .services
+            .get(&open.service)
+            .ok_or(Code::UnknownService)?;
+        record.kind(service.def.kind.as_str());
+        let admitted = service
+            .def
+            .rules
+            .admit(&open.method, open.target.as_str())
+            .map_err(|denied| {
+                tracing::debug!(service = %open.service, %denied, "a call is not allowed");
+                Code::Policy
+            })?;
+        // Where the log cannot be written and has to be, another agent may do better.
+        record.promised(self.audit.admit().map_err(|_| Code::QueueFull)?);
+        if open.deadline_ms == Some(0) {
+            return Err(Code::DeadlineBefore);
+        }
+        Ok(Plan { service, admitted })
+    }
+}
+
+/// Queue, connect, send, and pass the answer on.
+async fn carry(
+    plan: &Plan,
+    open: &Open,
+    body: RequestReader,
+    answer: &mut AnswerWriter,
+    record: &mut Record,
+    begun: &std::sync::atomic::AtomicBool,
+) -> Last {
+    let entry = plan.service.gate.enter();
+    if let Entry::Full = entry {
+        return Last::Refuse(Code::QueueFull);
+    }
+    if let Err(gone) = answer.accept().await {
+        return Last::Gone(gone);
+    }
+    let turn = match entry {
+        Entry::Now(turn) => turn,
+        Entry::Wait(ticket) => {
+            let turn = ticket.turn().await;
+            record.queued();
+            match turn {
+                Ok(turn) => turn,
+                Err(_) => return Last::Refuse(Code::QueueTimeout),
+            }
+        }
+        Entry::Full => return Last::Refuse(Code::QueueFull),
+    };
+    let called = match send(plan, open, body, record, begun).await {
+        Ok(called) => called,
+        Err(last) => return last,
+    };
+    let last = pass(called, open, answer, record).await;
+    drop(turn);
+    last
+}
+
+/// Offers the call to a backend.
+async fn send(
+    plan: &Plan,
+    open: &Open,
+    body: RequestReader,
+    record: &mut Record,
+    begun: &std::sync::atomic::AtomicBool,
+) -> Result<Called, Last> {
+    let unreachable = |error: &dyn std::error::Error| {
+        let reason = chain(error);
+        tracing::debug!(service = %open.service, reason, "no backend can be reached");
+        Last::Refuse(Code::BackendUnreachable)
+    };
+    let backends = &plan.service.backends;
+    let connected = match backends.connect(rand::random).await {
+        Ok(connected) => connected,
+        Err(error) => return Err(unreachable(&error)),
+    };
+    record.connected(connected.connect_time());
+    let (bytes_in, _) = record.counters();
+    let declared = open.declared_length();
+    let body = Counted::new(RequestBody::new(body, declared), bytes_in);
+    let mut head = connected
+        .backend
+        .head(open.method.clone(), &plan.admitted, open.headers.clone())
+        .map_err(|_| Last::Refuse(Code::Policy))?;
+    if open.wants_trailers {
+        head.headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+    }
+    begun.store(true, std::sync::atomic::Ordering::Relaxed);
+    match connected
+        .send(head, body.map_err(Into::into).boxed_unsync())
+        .await
+    {
+        Ok(called) => Ok(called),
+        Err(SendError::NotOffered(error)) => {
+            begun.store(false, std::sync::atomic::Ordering::Relaxed);
+            Err(unreachable(&error))
+        }
+        Err(SendError::Begun(failure)) => Err(Last::Abort(code_of(failure))),
+    }
+}
+
+/// Passes the answer on, piece by piece as it comes.
+async fn pass(called: Called, open: &Open, answer: &mut AnswerWriter, record: &mut Record) -> Last {
+    let (mut parts, body) = called.answer.response.into_parts();
+    record.head(parts.status.as_u16());
+    parts.headers = headers::answer(parts.headers);
+    // Nobody asked for another protocol: the header was never sent.
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Last::Abort(Code::BackendProtocol);
+    }
+    let Ok(head) = Head::new(parts) else {
+        return Last::Abort(Code::BackendProtocol);
+    };
+    if let Err(error) = answer.head(head).await {
+        return last_of(error);
+    }
+    let (_, bytes_out) = record.counters();
+    match answer.pass(Counted::new(body, bytes_out)).await {
+        Ok(passed) if open.wants_trailers => Last::End(headers::answer(passed.trailers)),
+        Ok(_) => Last::End(HeaderMap::new()),
+        Err(PassError::Body(failure)) => Last::Abort(code_of(failure)),
+        Err(PassError::Call(error)) => last_of(error),
+    }
+}
+
+/// Writes the last word, and says how the call ended.
+async fn finish(answer: AnswerWriter, last: Last) -> Ended {
+    let (written, ended) = match last {
+        Last::End(trailers) => (answer.end(trailers).await, Ended::Answered),
+        Last::Refuse(code) => return refuse(answer, code).await,
+        Last::Abort(code) => (answer.abort(code).await, Ended::Failed(code)),
+        Last::Gone(error) => return Ended::Cancelled(error.code()),
+    };
+    match written {
+        Ok(()) => ended,
+        Err(error) if error.failure == Failure::Length => Ended::Failed(Code::BackendProtocol),
+        Err(error) => Ended::Cancelled(error.code()),
+    }
+}
+
+async fn refuse(answer: AnswerWriter, code: Code) -> Ended {
+    match answer.refuse(code).await {
+        Ok(()) => Ended::Refused(code),
+        Err(error) => Ended::Cancelled(error.code()),
+    }
+}
+
+/// What a failed write means: the backend's own fault, or that nobody listens any more.
+fn last_of(error: CallError) -> Last {
+    match error.failure {
+        Failure::Length | Failure::Violation(_) => Last::Abort(Code::BackendProtocol),
+        Failure::Refused(_)
+        | Failure::Aborted(_)
+        | Failure::Reset(_)
+        | Failure::Cut
+        | Failure::Lost
+        | Failure::Cancelled
+        | Failure::NotWanted
+        | Failure::TimedOut => Last::Gone(error),
+    }
+}
+
+/// The one map from a backend's failure to the wire.
+fn code_of(failure: BackendFailure) -> Code {
+    match failure {
+        BackendFailure::Reset => Code::BackendReset,
+        BackendFailure::Protocol => Code::BackendProtocol,
+        BackendFailure::Timeout => Code::BackendTimeout,
+        BackendFailure::Request => Code::CallerGone,
+    }
+}
+
+async fn deadline(ms: Option<u64>) {
+    match ms {
+        Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A body whose bytes are counted.
+struct Counted<B> {
+    body: Pin<Box<B>>,
+    counter: Counter,
+}
+
+impl<B> Counted<B> {
+    fn new(body: B, counter: Counter) -> Self {
+        Self {
+            body: Box::pin(body),
+            counter,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Counted<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = self.body.as_mut().poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.counter.add(data.len());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,367 @@
+//! The agent as a whole: what runs beside what, and in which order it ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use culvert_certs::store::{CredentialStore, Refusal, StoredIdentity};
+use culvert_tunnel::{Dialer, Target, UdpOptions};
+use culvert_wire::{CallMemory, InstanceId};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::Audit;
+use crate::call::Calls;
+use crate::config::{Config, Flags, Sources};
+use crate::error::AgentError;
+use crate::identity::{connector, keep_refusal};
+use crate::link::{self, Linking, Revoked};
+use crate::links::Links;
+use crate::listen::{self, Shown};
+use crate::metrics::Metrics;
+use crate::service::Services;
+use crate::status::Status;
+use crate::watch::FileWatch;
+use crate::{clock, gateway, present};
+
+/// Addresses that are linked to at once.
+const MAX_LINKS: usize = 16;
+/// How much longer than its own limit a drain may take, to say goodbye.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// For what is left at the end: the last lines of the audit log, connections to backends.
+const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// A running agent.
+struct Agent {
+    config: Config,
+    flags: Flags,
+    store: CredentialStore,
+    linking: Arc<Linking>,
+    links: Links,
+    shown: Arc<Overview>,
+    zones: watch::Sender<Option<Vec<String>>>,
+    drain_timeout: watch::Sender<Duration>,
+    background: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What health, metrics and status are made of.
+struct Overview {
+    services: Arc<Services>,
+    links: Links,
+    audit: Audit,
+    metrics: Arc<Metrics>,
+    leaving: CancellationToken,
+    identity: String,
+    connector: String,
+    gateway_url: Option<String>,
+    started: String,
+    reload_error: Mutex<Option<String>>,
+}
+
+/// Runs until a signal, or until control has revoked the identity.
+///
+/// # Errors
+/// [`AgentError`].
+pub async fn run(
+    config: Config,
+    flags: Flags,
+    store: CredentialStore,
+    identity: StoredIdentity,
+) -> Result<(), AgentError> {
+    let mut signals = Signals::new()?;
+    let agent = Agent::start(config, flags, store, identity).await?;
+    let mut links = agent.dial_all();
+    let ended = agent.serve(&mut links, &mut signals).await;
+    agent.finish(links, &mut signals).await;
+    ended
+}
+
+impl Agent {
+    async fn start(
+        config: Config,
+        flags: Flags,
+        store: CredentialStore,
+        identity: StoredIdentity,
+    ) -> Result<Self, AgentError> {
+        let background = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let listener = listen::bind(config.health_listen).await;
+        let own = listener.iter().map(|(_, addr)| *addr).collect();
+        let services = Arc::new(Services::new(own, background.clone()));
+        services
+            .apply(&config.services)
+            .map_err(|error| AgentError::Usage(error.to_string()))?;
+        let (audit, writer) = Audit::new(&config.audit);
+        background.spawn(writer.run());
+        let keeper = Arc::clone(&services);
+        background.spawn(async move { keeper.run().await });
+        let leaving = CancellationToken::new();
+        let metrics = Arc::new(Metrics::default());
+        let links = Links::default();
+        let shown = Arc::new(Overview {
+            services: Arc::clone(&services),
+            links: links.clone(),
+            audit: audit.clone(),
+            metrics: Arc::clone(&metrics),
+            leaving: leaving.clone(),
+            identity: identity.credentials.identity.to_string(),
+            connector: connector(&identity.credentials.identity),
+            gateway_url: gateway::kept(store.dir()),
+            started: clock::now_text(),
+            reload_error: Mutex::default(),
+        });
+        if let Some((listener, addr)) = listener {
+            tracing::info!(%addr, "health, metrics and status");
+            background.spawn(listen::serve(listener, Arc::clone(&shown), stop.clone()));
+        }
+        background.spawn(present::when_up(
+            Arc::clone(&shown),
+            links.serving(),
+            stop.clone(),
+        ));
+        let (zones, zones_now) = watch::channel(config.planes.clone());
+        let (drain_timeout, drain_now) = watch::channel(config.drain_timeout);
+        let linking = Arc::new(Linking {
+            identity,
+            instance: InstanceId::from_bytes(rand::random()),
+            calls: Arc::new(Calls {
+                services,
+                audit,
+                metrics,
+                memory: Mutex::new(CallMemory::new()),
+                leaving: leaving.clone(),
+            }),
+            dialer: Dialer::new(UdpOptions::default()),
+            zones: zones_now,
+            drain_timeout: drain_now,
+            leaving,
+        });
+        Ok(Self {
+            config,
+            flags,
+            store,
+            linking,
+            links,
+            shown,
+            zones,
+            drain_timeout,
+            background,
+            stop,
+        })
+    }
+
+    /// A link to each address that joining gave.
+    fn dial_all(&self) -> JoinSet<Result<(), Revoked>> {
+        let mut links = JoinSet::new();
+        let addresses = &self.linking.identity.membership.addresses;
+        if addresses.is_empty() {
+            tracing::error!("the identity knows no address to dial; join again");
+        }
+        for address in addresses.iter().take(MAX_LINKS) {
+            let target = Target {
+                host: address.host(),
+                port: address.port(),
+                addresses: Vec::new(),
+            };
+            let guard = self.links.add(&address.to_string());
+            links.spawn(link::run(Arc::clone(&self.linking), target, guard));
+        }
+        links
+    }
+
+    /// Until it is time to leave.
+    async fn serve(
+        &self,
+        links: &mut JoinSet<Result<(), Revoked>>,
+        signals: &mut Signals,
+    ) -> Result<(), AgentError> {
+        let file = self.flags.file().ok().flatten();
+        let mut file = file.as_deref().map(FileWatch::new);
+        let mut config = self.config.clone();
+        loop {
+            tokio::select! {
+                biased;
+                told = signals.next() => match told {
+                    Told::Leave => {
+                        tracing::info!("leaving: no new calls, those that have begun finish");
+                        return Ok(());
+                    }
+                    Told::Reload => self.reload(&mut config),
+                },
+                Some(ended) = links.join_next() => match ended {
+                    Ok(Err(Revoked)) => return Err(self.revoked()),
+                    Ok(Ok(())) => {}
+                    Err(error) => {
+                        return Err(AgentError::Internal(format!("a link has a bug: {error}")));
+                    }
+                },
+                () = changed(&mut file) => self.reload(&mut config),
+            }
+        }
+    }
+
+    /// Takes the file as it is now, whole; a bad one changes nothing.
+    fn reload(&self, current: &mut Config) {
+        let loaded = crate::config::load(&self.flags, &Sources::SYSTEM)
+            .map_err(|error| error.to_string())
+            .and_then(|config| {
+                let applied = self.shown.services.apply(&config.services);
+                applied.map(|()| config).map_err(|error| error.to_string())
+            });
+        let mut reload_error = self
+            .shown
+            .reload_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match loaded {
+            Err(error) => {
+                tracing::error!(error, "the changed configuration is not taken");
+                *reload_error = Some(error);
+            }
+            Ok(config) => {
+                if needs_restart(current, &config) {
+                    tracing::warn!(
+                        "state_dir, health_listen, audit, join and log take effect at the next start"
+                    );
+                }
+                self.zones.send_replace(config.planes.clone());
+                self.drain_timeout.send_replace(config.drain_timeout);
+                tracing::info!(
+                    services = config.services.len(),
+                    "the configuration was taken"
+                );
+                *current = config;
+                *reload_error = None;
+            }
+        }
+    }
+
+    fn revoked(&self) -> AgentError {
+        let stored = &self.linking.identity;
+        keep_refusal(
+            &self.store,
+            Refusal {
+                code: "revoked".to_owned(),
+                reason: "this identity was revoked; join again with a new token".to_owned(),
+                identity: Some(stored.credentials.identity.clone()),
+                token_id: stored.membership.token_id,
+            },
+        )
+    }
+
+    /// Leaves: links drain, within their time or until a second signal; then everything ends.
+    async fn finish(self, mut links: JoinSet<Result<(), Revoked>>, signals: &mut Signals) {
+        self.linking.leaving.cancel();
+        let limit = *self.drain_timeout.borrow() + DRAIN_GRACE;
+        let drained = async { while links.join_next().await.is_some() {} };
+        tokio::select! {
+            biased;
+            () = signals.leave() => tracing::warn!("a second signal: calls are cut"),
+            done = tokio::time::timeout(limit, drained) => {
+                if done.is_err() {
+                    tracing::warn!("the drain's time is over: calls are cut");
+                }
+            }
+        }
+        links.shutdown().await;
+        self.stop.cancel();
+        self.shown.services.stop();
+        let Self {
+            background,
+            linking,
+            shown,
+            ..
+        } = self;
+        // The writer of the audit log ends with the last of those who write to it.
+        drop((linking, shown));
+        background.close();
+        if tokio::time::timeout(AFTERMATH, background.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!(tasks = background.len(), "not waited for any longer");
+        }
+    }
+}
+
+/// Whether something has changed that is only read at a start.
+fn needs_restart(old: &Config, new: &Config) -> bool {
+    old.state_dir != new.state_dir
+        || old.health_listen != new.health_listen
+        || old.audit != new.audit
+        || old.log != new.log
+}
+
+async fn changed(file: &mut Option<FileWatch>) {
+    match file {
+        Some(file) => file.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Shown for Overview {
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: self.identity.clone(),
+            connector: self.connector.clone(),
+            started: self.started.clone(),
+            gateway_url: self.gateway_url.clone(),
+            draining: self.leaving.is_cancelled(),
+            links: self.links.all(),
+            services: self.services.status(),
+            audit_lost: self.audit.lost(),
+            audit_failing: self.audit.is_failing(),
+            reload_error: self
+                .reload_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render(&self.links.all(), &self.audit)
+    }
+}
+
+/// What the system tells the process.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+enum Told {
+    Leave,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AgentError> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| AgentError::Internal(format!("no signals: {error}")))
+        };
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.term.recv() => Told::Leave,
+            _ = self.interrupt.recv() => Told::Leave,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+
+    async fn leave(&mut self) {
+        while let Told::Reload = self.next().await {}
+    }
+}

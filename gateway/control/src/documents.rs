@@ -242,6 +242,9 @@ impl Control {
             return Err(InvalidDocument(findings).into());
         }
         match stored {
+            Some(stored) if stored.status_text("deleted").is_some() => {
+                return Err(ControlError::Ruled("it was deleted, and will be erased".to_owned()));
+            }
             Some(stored) => new.inherit(stored),
             None => self.may_create(&mut new).await?,
         }

@@ -48,7 +48,7 @@ pub enum Arrival {
     /// A call.
     Call(Box<IncomingCall>),
     /// A question whether whoever handles calls is alive.
-    Probe(IncomingProbe),
+    Probe(Box<IncomingProbe>),
 }
 
 impl IncomingStream {
@@ -68,12 +68,15 @@ impl IncomingStream {
             Some(CallItem::Frame(CallFrame::Open(open))) => Ok(Arrival::Call(Box::new(
                 IncomingCall::new(*open, send, frames, slot),
             ))),
-            Some(CallItem::Frame(CallFrame::Probe(nonce))) => Ok(Arrival::Probe(IncomingProbe {
-                nonce,
-                send,
-                frames,
-                _slot: slot,
-            })),
+            Some(CallItem::Frame(CallFrame::Probe(nonce))) => {
+                let probe = IncomingProbe {
+                    nonce,
+                    send,
+                    frames,
+                    _slot: slot,
+                };
+                Ok(Arrival::Probe(Box::new(probe)))
+            }
             // A forward among them: on an agent's link it may not stand.
             Some(_) | None => Err(violation(slot.connection(), Code::Protocol)),
         }

@@ -153,7 +153,7 @@ mod tests {
         let mut given = PERMITS_MIN;
         for in_use in (0..=CALLS_PER_CONNECTION).chain((0..CALLS_PER_CONNECTION).rev()) {
             given = permits_for(in_use, given).unwrap_or(given);
-            assert!(given >= PERMITS_MIN && given <= PERMITS_MAX, "{given}");
+            assert!((PERMITS_MIN..=PERMITS_MAX).contains(&given), "{given}");
             assert!(given >= 2 * in_use, "{given} for {in_use}");
             assert!(
                 given <= PERMITS_MIN * 8 || given <= 40 * in_use,

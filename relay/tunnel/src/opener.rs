@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,15 +60,19 @@ impl Connection {
                 state: State::Body,
             }),
             writer: AtomicWaker::new(),
+            reader: AtomicWaker::new(),
             slot,
         });
+        let waker = Waker::from(shared.clone());
         Ok(OutgoingCall {
             request: RequestWriter {
                 shared: shared.clone(),
+                waker: waker.clone(),
             },
             answer: AnswerReader {
                 frames: FrameReader::new(recv, CallDecoder::answer()),
                 shared,
+                waker,
                 method,
                 stage: Stage::Waiting,
             },
@@ -113,11 +117,15 @@ impl Connection {
 
 /// What both halves of a call reach: the answer's reader cancels and finishes the request's stream,
 /// which stays open until the answer is complete, because only an open stream can be cancelled.
+///
+/// Both of them write, and one stream keeps one waker: that of both is this one, and wakes both.
 #[derive(Debug)]
 struct Shared {
     request: Mutex<Request>,
     /// Who waits to write.
     writer: AtomicWaker,
+    /// Who reads, while something waits to be written.
+    reader: AtomicWaker,
     slot: CallSlot,
 }
 
@@ -134,6 +142,8 @@ enum State {
     Body,
     /// The last word was written; the stream is still open.
     Ended,
+    /// It was, and has been handed over; the stream is finished.
+    Finished,
     /// No more can be written, and why.
     Closed(Failure),
 }
@@ -148,10 +158,11 @@ impl Shared {
         let mut request = self.request();
         if request.state == State::Ended && request.frames.is_flushed() {
             request.frames.send().finish();
+            self.close(request, State::Finished);
         } else {
             request.frames.send().reset(Code::NotWanted);
+            self.close(request, State::Closed(Failure::NotWanted));
         }
-        self.close(request, State::Closed(Failure::NotWanted));
     }
 
     /// The call is given up.
@@ -183,6 +194,17 @@ impl Shared {
     }
 }
 
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.writer.wake();
+        self.reader.wake();
+    }
+}
+
 impl Request {
     /// Hands over what waits. A peer that wants no more has nothing against the call.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
@@ -200,7 +222,7 @@ impl Request {
     fn writable(&self) -> Result<(), CallError> {
         let failure = match self.state {
             State::Body => return Ok(()),
-            State::Ended => Failure::NotWanted,
+            State::Ended | State::Finished => Failure::NotWanted,
             State::Closed(failure) => failure,
         };
         Err(CallError::new(failure, self.frames.sent()))
@@ -213,6 +235,7 @@ impl Request {
 #[derive(Debug)]
 pub struct RequestWriter {
     shared: Arc<Shared>,
+    waker: Waker,
 }
 
 impl RequestWriter {
@@ -231,7 +254,7 @@ impl RequestWriter {
     /// # Errors
     /// As [`RequestWriter::data`]; [`Failure::Length`] where other than the declared number of
     /// bytes was written: the request is cut then.
-    pub async fn end(mut self, trailers: HeaderMap) -> Result<(), CallError> {
+    pub async fn end(self, trailers: HeaderMap) -> Result<(), CallError> {
         self.push_end(trailers)?;
         poll_fn(|cx| self.poll_flush(cx)).await
     }
@@ -240,7 +263,7 @@ impl RequestWriter {
     ///
     /// # Errors
     /// As [`RequestWriter::data`].
-    pub async fn abort(mut self, code: Code) -> Result<(), CallError> {
+    pub async fn abort(self, code: Code) -> Result<(), CallError> {
         self.push_last(&CallFrame::Abort(code))?;
         poll_fn(|cx| self.poll_flush(cx)).await
     }
@@ -255,7 +278,7 @@ impl RequestWriter {
     }
 
     /// Adds a piece to what the next flush takes.
-    pub(crate) fn push(&mut self, piece: Bytes) -> Result<(), CallError> {
+    pub(crate) fn push(&self, piece: Bytes) -> Result<(), CallError> {
         let mut request = self.shared.request();
         request.writable()?;
         if request.length.add(piece.len() as u64).is_err() {
@@ -266,7 +289,7 @@ impl RequestWriter {
     }
 
     /// Adds the end.
-    pub(crate) fn push_end(&mut self, trailers: HeaderMap) -> Result<(), CallError> {
+    pub(crate) fn push_end(&self, trailers: HeaderMap) -> Result<(), CallError> {
         let request = self.shared.request();
         let (length, sent) = (request.length, request.frames.sent());
         drop(request);
@@ -277,27 +300,24 @@ impl RequestWriter {
     }
 
     /// Hands over what was pushed.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         self.shared.writer.register(cx.waker());
         let mut request = self.shared.request();
         if let State::Closed(failure) = request.state {
             return Poll::Ready(Err(CallError::new(failure, request.frames.sent())));
         }
-        request.poll_flush(cx)
+        request.poll_flush(&mut Context::from_waker(&self.waker))
     }
 
     /// As [`Self::poll_flush`], and fails where no more is wanted.
-    pub(crate) fn poll_flush_wanted(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), CallError>> {
+    pub(crate) fn poll_flush_wanted(&self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         self.shared.writer.register(cx.waker());
         let mut request = self.shared.request();
         request.writable()?;
-        request.poll_flush(cx)
+        request.poll_flush(&mut Context::from_waker(&self.waker))
     }
 
-    fn push_last(&mut self, frame: &CallFrame) -> Result<(), CallError> {
+    fn push_last(&self, frame: &CallFrame) -> Result<(), CallError> {
         let mut request = self.shared.request();
         request.writable()?;
         let sent = request.frames.sent();
@@ -325,6 +345,7 @@ impl Drop for RequestWriter {
 pub struct AnswerReader {
     frames: FrameReader,
     shared: Arc<Shared>,
+    waker: Waker,
     method: Method,
     stage: Stage,
 }
@@ -400,7 +421,9 @@ impl AnswerReader {
                 self.stage = Stage::Accepted;
                 Poll::Ready(Ok(()))
             }
-            item => Poll::Ready(Err(self.unexpected(&item))),
+            item @ (CallItem::Frame(_) | CallItem::Body(_)) => {
+                Poll::Ready(Err(self.unexpected(&item)))
+            }
         }
     }
 
@@ -417,7 +440,9 @@ impl AnswerReader {
                 self.stage = Stage::Body(BodyLength::new(declared));
                 Poll::Ready(Ok(*head))
             }
-            item => Poll::Ready(Err(self.unexpected(&item))),
+            item @ (CallItem::Frame(_) | CallItem::Body(_)) => {
+                Poll::Ready(Err(self.unexpected(&item)))
+            }
         }
     }
 
@@ -476,14 +501,19 @@ impl AnswerReader {
 
     /// Nobody else may be left to do it: the writer ends with its last frame, and `Abort` after
     /// `Enough` is written by this side.
-    fn flush_request(&mut self, cx: &mut Context<'_>) -> Result<(), CallError> {
+    fn flush_request(&mut self, cx: &Context<'_>) -> Result<(), CallError> {
         let mut request = self.shared.request();
         if request.frames.is_flushed() {
             return Ok(());
         }
-        match request.poll_flush(cx) {
+        self.shared.reader.register(cx.waker());
+        match request.poll_flush(&mut Context::from_waker(&self.waker)) {
             // A request that the agent reads no further: its answer says why.
-            Poll::Pending | Poll::Ready(Ok(())) => Ok(()),
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.shared.writer.wake();
+                Ok(())
+            }
             Poll::Ready(Err(error)) if error.failure == Failure::Lost && !error.sent => {
                 drop(request);
                 self.stage = Stage::Failed(error.clone());

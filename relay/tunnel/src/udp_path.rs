@@ -125,8 +125,9 @@ impl UdpPath {
     /// Sends the segments of a batch as datagrams of their own. Where the kernel's buffer fills
     /// up in the middle, the rest is lost: asking quinn to send again would double the start.
     fn send_each(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        for segment in segments(transmit) {
+        for (place, segment) in segments(transmit).enumerate() {
             match self.send_once(&segment) {
+                Err(e) if is_full(&e) && place == 0 => return Err(e),
                 Err(e) if is_full(&e) => return Ok(()),
                 Err(e) => self.errors.count(&e),
                 Ok(()) => {}
@@ -448,8 +449,11 @@ mod tests {
 
     const LOOPBACK: &str = "127.0.0.1:0";
 
-    fn bind(options: UdpOptions) -> Arc<UdpPath> {
-        UdpPath::bind(LOOPBACK.parse().unwrap(), options).unwrap()
+    async fn bind(options: UdpOptions) -> Arc<UdpPath> {
+        let path = UdpPath::bind(LOOPBACK.parse().unwrap(), options).unwrap();
+        // tokio has to learn first that the socket takes anything.
+        path.io.writable().await.unwrap();
+        path
     }
 
     fn batch<'a>(to: &UdpPath, contents: &'a [u8], segment_size: usize) -> Transmit<'a> {
@@ -492,8 +496,9 @@ mod tests {
             bind(UdpOptions {
                 tap: Some(refuse_batches),
                 ..UdpOptions::default()
-            }),
-            bind(UdpOptions::default()),
+            })
+            .await,
+            bind(UdpOptions::default()).await,
         );
         from.try_send(&batch(&to, b"aaaabbbbcc", 4)).unwrap();
         assert_eq!(receive(&to, 3).await, [&b"aaaa"[..], b"bbbb", b"cc"]);
@@ -509,8 +514,9 @@ mod tests {
             bind(UdpOptions {
                 tap: Some(deny),
                 ..UdpOptions::default()
-            }),
-            bind(UdpOptions::default()),
+            })
+            .await,
+            bind(UdpOptions::default()).await,
         );
         from.try_send(&batch(&to, b"aaaabbbb", 4)).unwrap();
         from.try_send(&batch(&to, b"aaaa", 4)).unwrap();
@@ -537,8 +543,9 @@ mod tests {
             bind(UdpOptions {
                 tap: Some(drop_b),
                 ..UdpOptions::default()
-            }),
-            bind(UdpOptions::default()),
+            })
+            .await,
+            bind(UdpOptions::default()).await,
         );
         from.try_send(&batch(&to, b"aaaabbbbcc", 4)).unwrap();
         assert_eq!(receive(&to, 2).await, [&b"aaaa"[..], b"cc"]);
@@ -551,12 +558,14 @@ mod tests {
         let modest = bind(UdpOptions {
             buffer: Some(16 << 10),
             ..UdpOptions::default()
-        });
+        })
+        .await;
         assert!(modest.buffers().suffice(), "{:?}", modest.buffers());
         let absurd = bind(UdpOptions {
             buffer: Some(1 << 30),
             ..UdpOptions::default()
-        });
+        })
+        .await;
         assert!(!absurd.buffers().suffice(), "{:?}", absurd.buffers());
     }
 }

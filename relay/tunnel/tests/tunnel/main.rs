@@ -1,0 +1,4 @@
+//! Two ends of real links over loopback sockets.
+
+mod calls;
+mod world;

@@ -119,10 +119,20 @@ pub struct TraceContext {
 #[cbor(map)]
 pub struct Caller {
     /// The tenant.
-    #[cbor(n(0), decode_with = "codec::text", default)]
+    #[cbor(
+        n(0),
+        decode_with = "codec::text",
+        default,
+        skip_if = "String::is_empty"
+    )]
     pub tenant: String,
     /// The key's id, never the key.
-    #[cbor(n(1), decode_with = "codec::text", default)]
+    #[cbor(
+        n(1),
+        decode_with = "codec::text",
+        default,
+        skip_if = "String::is_empty"
+    )]
     pub key_id: String,
     /// The end user.
     #[cbor(n(2), decode_with = "codec::optional_text", default)]

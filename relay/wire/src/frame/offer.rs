@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use minicbor::decode::{self, Decoder};
+use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 use super::control::ControlFrame;
@@ -62,18 +63,33 @@ pub struct ServiceOffer {
 }
 
 /// What kind of thing a service is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
-#[cbor(index_only)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum ServiceKind {
     /// A model server with an OpenAI or Anthropic API.
-    #[n(1)]
-    Model,
+    Model = 1,
     /// An MCP server.
-    #[n(2)]
-    Mcp,
+    Mcp = 2,
     /// Anything else that speaks HTTP.
-    #[n(3)]
-    Http,
+    Http = 3,
+}
+
+impl ServiceKind {
+    fn from_number(number: u64) -> Option<Self> {
+        [Self::Model, Self::Mcp, Self::Http]
+            .into_iter()
+            .find(|kind| *kind as u64 == number)
+    }
+}
+
+impl<Ctx> Encode<Ctx> for ServiceKind {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        _: &mut Ctx,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.u8(*self as u8)?.ok()
+    }
 }
 
 /// A service as it is read: a kind of a later version must not make the others unreadable.
@@ -83,7 +99,7 @@ struct AnyService {
     #[n(0)]
     name: ServiceName,
     #[n(1)]
-    kind: Option<ServiceKind>,
+    kind: u64,
     #[cbor(n(2), decode_with = "codec::texts::<_, MODELS_MAX>", default)]
     models: Vec<String>,
     #[cbor(n(3), with = "minicbor::bytes", default)]
@@ -102,7 +118,7 @@ fn known_services<Ctx>(
              models,
              digest,
          }| {
-            kind.map(|kind| ServiceOffer {
+            ServiceKind::from_number(kind).map(|kind| ServiceOffer {
                 name,
                 kind,
                 models,

@@ -243,7 +243,9 @@ impl Control {
         }
         match stored {
             Some(stored) if stored.status_text("deleted").is_some() => {
-                return Err(ControlError::Ruled("it was deleted, and will be erased".to_owned()));
+                return Err(ControlError::Ruled(
+                    "it was deleted, and will be erased".to_owned(),
+                ));
             }
             Some(stored) => new.inherit(stored),
             None => self.may_create(&mut new).await?,

@@ -2,25 +2,23 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
 use culvert_control::{
     ConfigSnapshot,
-    revoke::Revoked,
     snapshot::{ConnectorView, Serving},
 };
-use culvert_relay::{Admission, Approve, ClonePolicy, ConnectorPolicy, Subject};
+use culvert_relay::{Admission, Approve, ClonePolicy, ConnectorPolicy};
 use tokio::sync::watch;
 
 /// The admission that follows from a snapshot.
 pub fn of(snapshot: &ConfigSnapshot) -> Admission {
-    let policies = snapshot.connectors.iter().map(|(name, view)| (name.clone(), policy(view)));
-    let statement = |(revoked, record): (Revoked, &culvert_certs::SignedRecord)| {
-        (subject(revoked), Bytes::copy_from_slice(record.as_bytes()))
-    };
+    let policies = snapshot
+        .connectors
+        .iter()
+        .map(|(name, view)| (name.clone(), policy(view)));
     Admission {
         connectors: policies.collect::<HashMap<_, _>>(),
         deny: (*snapshot.deny).clone(),
-        statements: snapshot.revocations().map(statement).collect(),
+        statements: HashMap::new(),
         heard_at: snapshot.heard_at,
         clones: ClonePolicy::default(),
     }
@@ -48,13 +46,9 @@ fn policy(view: &ConnectorView) -> ConnectorPolicy {
         Serving::Every => Approve::Auto,
         Serving::Only(agents) => Approve::Manual(agents.clone()),
     };
-    ConnectorPolicy { services, approve, zones: view.zones.clone() }
-}
-
-fn subject(revoked: Revoked) -> Subject {
-    match revoked {
-        Revoked::Tenant(tenant) => Subject::Tenant(tenant),
-        Revoked::Connector(tenant, connector) => Subject::Connector(tenant, connector),
-        Revoked::Agent(_, agent) => Subject::Agent(agent),
+    ConnectorPolicy {
+        services,
+        approve,
+        zones: view.zones.clone(),
     }
 }

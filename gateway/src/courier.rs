@@ -23,8 +23,15 @@ pub async fn carry(control: Control, mut requests: mpsc::Receiver<ControlRequest
 
 async fn answer(control: Control, request: ControlRequest) {
     let heard = match request {
-        ControlRequest::Join { request, source, reply } => {
-            let answer = control.join(&request, source).await.map_err(told_to_stranger);
+        ControlRequest::Join {
+            request,
+            source,
+            reply,
+        } => {
+            let answer = control
+                .join(&request, source)
+                .await
+                .map_err(told_to_stranger);
             reply.send(answer).is_ok()
         }
         ControlRequest::Renew { request, reply, .. } => {
@@ -38,18 +45,23 @@ async fn answer(control: Control, request: ControlRequest) {
 
 async fn renew(control: &Control, request: &[u8]) -> Result<Bytes, JoinRefusal> {
     let request = RenewRequest::decode(request).map_err(|_| JoinRefusal::Refused)?;
-    let answer = control.renew(&request, None).await.map_err(|refusal| match refusal {
-        RenewRefusal::Revoked(_) | RenewRefusal::Refused => JoinRefusal::Refused,
-        RenewRefusal::Unavailable => JoinRefusal::Unavailable,
-    })?;
+    let answer = control
+        .renew(&request, None)
+        .await
+        .map_err(|refusal| match refusal {
+            RenewRefusal::Revoked(_) | RenewRefusal::Refused => JoinRefusal::Refused,
+            RenewRefusal::Unavailable => JoinRefusal::Unavailable,
+        })?;
     encode(&answer)
 }
 
 fn encode(answer: &JoinAnswer) -> Result<Bytes, JoinRefusal> {
-    serde_json::to_vec(answer).map(Bytes::from).map_err(|error| {
-        tracing::error!(%error, "a renewed certificate cannot be written down");
-        JoinRefusal::Unavailable
-    })
+    serde_json::to_vec(answer)
+        .map(Bytes::from)
+        .map_err(|error| {
+            tracing::error!(%error, "a renewed certificate cannot be written down");
+            JoinRefusal::Unavailable
+        })
 }
 
 const fn told_to_stranger(refusal: culvert_control::JoinRefusal) -> JoinRefusal {

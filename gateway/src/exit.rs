@@ -45,9 +45,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Unreachable(text) | Self::Refused(text) | Self::Internal(text) => {
-                f.write_str(text)
-            }
+            Self::Usage(text)
+            | Self::Unreachable(text)
+            | Self::Refused(text)
+            | Self::Internal(text) => f.write_str(text),
         }
     }
 }
@@ -56,9 +57,14 @@ impl Error for Failure {}
 
 /// An error and what caused it, in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
-    })
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

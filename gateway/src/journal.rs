@@ -30,7 +30,11 @@ impl Journal {
     /// The file cannot be opened.
     pub async fn open(path: PathBuf) -> io::Result<Self> {
         let (file, size) = open(&path).await?;
-        Ok(Self { path, file: BufWriter::new(file), size })
+        Ok(Self {
+            path,
+            file: BufWriter::new(file),
+            size,
+        })
     }
 
     /// Writes until all senders are gone, and what is queued by then.
@@ -60,7 +64,11 @@ impl Journal {
         if flush || self.size > TURN_AT {
             self.file.flush().await?;
         }
-        if self.size > TURN_AT { self.turn().await } else { Ok(()) }
+        if self.size > TURN_AT {
+            self.turn().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn turn(&mut self) -> io::Result<()> {
@@ -74,7 +82,12 @@ impl Journal {
 }
 
 async fn open(path: &PathBuf) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).await?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .await?;
     let size = file.metadata().await?.len();
     Ok((file, size))
 }
@@ -88,7 +101,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("records.jsonl");
         let mut journal = Journal::open(path.clone()).await.unwrap();
-        let record = Record { kind: "model", code: "ok", ..Record::default() };
+        let record = Record {
+            kind: "model",
+            code: "ok",
+            ..Record::default()
+        };
         journal.write(&record, true).await.unwrap();
         journal.size = TURN_AT;
         journal.write(&record, true).await.unwrap();

@@ -2,23 +2,37 @@
 //!
 //! A request passes through five phases, listed in one file: authenticate, limit, route, dispatch, record.
 
+pub mod admission;
 pub mod answer;
 pub mod auth;
 pub mod blame;
+pub mod cli;
+pub mod config;
+pub mod courier;
+pub mod dev;
 pub mod dialect;
 pub mod error;
+pub mod exit;
 pub mod handler;
 pub mod hygiene;
 pub mod intake;
+pub mod journal;
 pub mod limit;
+pub mod logs;
 pub mod mcp;
 pub mod metadata;
 pub mod metrics;
 pub mod model;
 pub mod names;
+pub mod node;
+pub mod ops;
+pub mod out;
 pub mod record;
 pub mod respond;
 pub mod route;
+pub mod serve;
 pub mod server;
+pub mod signals;
 pub mod sse;
 pub mod upstream;
+pub mod verbs;

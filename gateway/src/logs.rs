@@ -30,11 +30,16 @@ pub struct LogFile {
 /// # Errors
 /// The filter is malformed, or logging has been started before.
 pub fn start(file: &LogFile) -> Result<(), String> {
-    let level = std::env::var("CULVERT_LOG").ok().or_else(|| file.level.clone());
+    let level = std::env::var("CULVERT_LOG")
+        .ok()
+        .or_else(|| file.level.clone());
     let level = level.unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(&level).map_err(|error| format!("log.level `{level}`: {error}"))?;
+    let filter =
+        EnvFilter::try_new(&level).map_err(|error| format!("log.level `{level}`: {error}"))?;
     let terminal = io::stderr().is_terminal();
-    let format = file.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+    let format = file
+        .format
+        .unwrap_or(if terminal { Format::Text } else { Format::Json });
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(terminal);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {

@@ -425,10 +425,7 @@ fn a_direction_keeps_its_order() {
             CallDecoder::answer(),
             vec![C::Accepted, head.clone(), C::Refused(code)],
         ),
-        (
-            CallDecoder::answer(),
-            vec![C::Accepted, head.clone(), head.clone()],
-        ),
+        (CallDecoder::answer(), vec![C::Accepted, head.clone(), head]),
         (
             CallDecoder::answer(),
             vec![C::Accepted, C::Enough, C::Enough],

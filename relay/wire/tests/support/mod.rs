@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod any;
 pub(crate) mod samples;
 
 use bytes::{Bytes, BytesMut};
@@ -21,15 +22,17 @@ pub(crate) fn call_bytes(frame: &CallFrame) -> Bytes {
 
 /// A decoder that stands where a frame of this type may come.
 pub(crate) fn decoder_before(kind: FrameType) -> CallDecoder {
-    let (mut decoder, before): (_, Vec<CallFrame>) = match kind {
-        FrameType::Accepted | FrameType::Refused => (CallDecoder::answer(), vec![]),
-        FrameType::Head | FrameType::Enough => (CallDecoder::answer(), vec![CallFrame::Accepted]),
-        FrameType::Data | FrameType::End | FrameType::Abort => (
-            CallDecoder::request(),
-            vec![CallFrame::Open(Box::new(samples::small_open()))],
-        ),
-        FrameType::ProbeAck => (CallDecoder::probe_answer(), vec![]),
-        _ => (CallDecoder::request(), vec![]),
+    let open = || CallFrame::Open(Box::new(samples::small_open()));
+    let (mut decoder, before) = if [FrameType::Accepted, FrameType::Refused].contains(&kind) {
+        (CallDecoder::answer(), vec![])
+    } else if [FrameType::Head, FrameType::Enough].contains(&kind) {
+        (CallDecoder::answer(), vec![CallFrame::Accepted])
+    } else if [FrameType::Data, FrameType::End, FrameType::Abort].contains(&kind) {
+        (CallDecoder::request(), vec![open()])
+    } else if kind == FrameType::ProbeAck {
+        (CallDecoder::probe_answer(), vec![])
+    } else {
+        (CallDecoder::request(), vec![])
     };
     for frame in before {
         decoder.push(call_bytes(&frame));

@@ -206,7 +206,7 @@ fn greetings() -> Vec<(&'static str, ControlFrame)> {
         features: vec!["a-feature".into()],
         attach: Some(SessionId::from_bytes([2; 16])),
         offer: offer(),
-        ..small.clone()
+        ..small
     };
     let welcome = Welcome {
         session: SessionId::from_bytes([2; 16]),

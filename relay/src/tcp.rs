@@ -106,11 +106,11 @@ impl TcpPort {
         &self,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-        mut phase: watch::Receiver<Phase>,
+        phase: watch::Receiver<Phase>,
     ) {
         tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase == Phase::Draining) => pending().await,
+            () = drained(phase) => pending().await,
             () = self.accept(tasks, stop) => {}
         }
     }
@@ -182,6 +182,11 @@ impl Doors {
             Door::Link => Err(Closed::NoSuchDoor),
         }
     }
+}
+
+/// Waits until this replica drains.
+async fn drained(mut phase: watch::Receiver<Phase>) {
+    drop(phase.wait_for(|phase| *phase == Phase::Draining).await);
 }
 
 /// What a TLS hello asks for.

@@ -1,0 +1,267 @@
+//! The life of a link.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use culvert_agent::link::Revoked;
+use culvert_agent::links::Phase;
+use culvert_tunnel::{DriveEnd, Failure, OutgoingCall, Piece};
+use culvert_wire::{
+    AcceptorCommand, AcceptorEvent, Ask, CallKnowledge, Code, End, Reject, ServiceState,
+};
+use http::HeaderMap;
+
+use crate::backend::{Backend, stream, text};
+use crate::world::{World, chat, done, mcp, model, post, services_of};
+
+async fn hello_world() -> Backend {
+    Backend::new(|_| async { text("hello") }).await
+}
+
+/// Waits until the agent shows so many links that serve.
+async fn serving(world: &World, count: usize) {
+    let mut now = world.links.serving();
+    done("links that serve", now.wait_for(|n| *n == count))
+        .await
+        .expect("links");
+}
+
+#[tokio::test]
+async fn a_link_is_dialled_again_for_ever() {
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let first = world.link().await;
+    serving(&world, 1).await;
+    first.connection.close(Code::Busy, "go");
+    // Rejected, and dialled again all the same.
+    let second = world.hello().await;
+    second
+        .command(AcceptorCommand::Reject(Reject::new(Code::NotAllowed)))
+        .await;
+    let third = world.link().await;
+    assert_eq!(third.hello.instance, first.hello.instance);
+    serving(&world, 1).await;
+    let info = &world.links.all()[0];
+    assert_eq!(
+        (info.phase, info.plane.as_deref(), info.dials),
+        (Phase::Serve, Some("US/ORF"), 3)
+    );
+}
+
+#[tokio::test]
+async fn health_and_new_offers_go_up_a_live_link() {
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let mut link = world.link().await;
+    link.event("health", |event| {
+        matches!(event, AcceptorEvent::Health(health) if health.services.len() == 1 && health.services[0].state == ServiceState::Up)
+    })
+    .await;
+    let two = model(backend.addr, "")
+        + &model(backend.addr, "")
+            .replace("services:\n", "")
+            .replace("llama", "second");
+    world.services.apply(&services_of(&two)).expect("applied");
+    let event = link
+        .event("an offer", |event| matches!(event, AcceptorEvent::Offer(_)))
+        .await;
+    let AcceptorEvent::Offer(offer) = event else {
+        panic!("{event:?}");
+    };
+    assert!(offer.seq > link.hello.offer.seq);
+    assert_eq!(offer.services.len(), 2);
+    assert!(
+        link.driver.try_join_next().is_none(),
+        "the link was not touched"
+    );
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_has_begun() {
+    let (pieces, body) = stream();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let backend = Backend::new(move |_| {
+        let body = body.lock().expect("lock").take();
+        async move { body.unwrap_or_else(|| text("probe")) }
+    })
+    .await;
+    let mut world = World::new(&mcp(backend.addr));
+    let mut link = world.link().await;
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = link.open(post()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    done("head", answer.head()).await.expect("a head");
+
+    world.leaving.cancel();
+    link.event("draining", |event| {
+        matches!(event, AcceptorEvent::Draining { .. })
+    })
+    .await;
+    pieces.send("late").await.expect("a reader");
+    assert!(
+        matches!(done("piece", answer.next()).await, Ok(Some(Piece::Data(data))) if data == "late")
+    );
+    drop(pieces);
+    assert!(matches!(
+        done("end", answer.next()).await,
+        Ok(Some(Piece::End(_)))
+    ));
+    drop(answer);
+    let ended = done("the agent leaves", world.agent.join_next()).await;
+    assert_eq!(ended.expect("a link").expect("no panic"), Ok(()));
+    let end = done("the relay's end", link.driver.join_next())
+        .await
+        .expect("a driver")
+        .expect("no panic");
+    assert!(
+        matches!(
+            end,
+            DriveEnd::Machine(End::Drained { .. } | End::Left { .. })
+                | DriveEnd::Connection(_)
+                | DriveEnd::Stream(_)
+        ),
+        "{end:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_leaves_is_replaced_before_it_is_gone() {
+    let (pieces, body) = stream();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let backend = Backend::new(move |request| {
+        let body = match request.uri().path() {
+            "/v1/chat/completions" => body.lock().expect("lock").take(),
+            _ => None,
+        };
+        async move { body.unwrap_or_else(|| text("hello")) }
+    })
+    .await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let old = world.link().await;
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = old.open(chat()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    done("head", answer.head()).await.expect("a head");
+
+    let (leave_in, smear) = (Duration::from_secs(60), Duration::from_millis(50));
+    old.command(AcceptorCommand::GoAway { leave_in, smear })
+        .await;
+    let new = world.link().await;
+    assert_eq!(new.hello.instance, old.hello.instance);
+    // The old one still serves what has begun, and what crossed the message.
+    let OutgoingCall {
+        request,
+        answer: mut crossing,
+    } = old.open(chat()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    assert_eq!(
+        done("head", crossing.head()).await.expect("a head").status,
+        200
+    );
+    pieces.send("late").await.expect("a reader");
+    assert!(matches!(
+        done("piece", answer.next()).await,
+        Ok(Some(Piece::Data(_)))
+    ));
+    old.connection.close(Code::Draining, "gone");
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = new.open(chat()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    assert_eq!(
+        done("head", answer.head()).await.expect("a head").status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn only_control_ends_the_retrying() {
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    // A plane's own word, another tenant's agent, and another kind of record change nothing.
+    for signed in [
+        None,
+        Some(world.revocation("agent-other")),
+        Some("forged".into()),
+    ] {
+        let link = world.hello().await;
+        let reject = Reject {
+            signed,
+            ..Reject::new(Code::Revoked)
+        };
+        link.command(AcceptorCommand::Reject(reject)).await;
+    }
+    let link = world.link().await;
+    serving(&world, 1).await;
+    let signed = world.revocation(&format!("agent-{}", world.me.agent));
+    link.command(AcceptorCommand::Revoked(signed)).await;
+    let ended = done("the agent gives up", world.agent.join_next()).await;
+    assert_eq!(ended.expect("a link").expect("no panic"), Err(Revoked));
+}
+
+#[tokio::test]
+async fn the_agent_says_whether_a_call_has_come() {
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let mut link = world.link().await;
+    let seen = chat();
+    let never = chat();
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = link.open(seen.clone()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    done("head", answer.head()).await.expect("a head");
+    for (call, knowledge) in [
+        (&seen, CallKnowledge::Seen),
+        (&never, CallKnowledge::NeverSeen),
+    ] {
+        let ask = Ask {
+            call_id: call.call_id,
+            age_ms: 10,
+        };
+        link.command(AcceptorCommand::Ask(ask)).await;
+        let event = link
+            .event("an answer", |event| {
+                matches!(event, AcceptorEvent::Answered(_))
+            })
+            .await;
+        assert!(
+            matches!(event, AcceptorEvent::Answered(answer) if answer.knowledge == knowledge),
+            "{event:?}"
+        );
+    }
+    // What was said is kept: the late one is refused.
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = link.open(never).await;
+    done("request", request.end(HeaderMap::new())).await.ok();
+    let refused = done("a refusal", answer.head()).await.expect_err("refused");
+    assert_eq!(refused.failure, Failure::Refused(Code::Tombstone));
+}
+
+#[tokio::test]
+async fn the_call_handler_answers_probes() {
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let link = world.link().await;
+    done("a probe", link.connection.probe(7))
+        .await
+        .expect("answered");
+}

@@ -68,11 +68,9 @@ pub struct TokenAnswer {
 
 impl std::fmt::Debug for TokenAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let masked = f
-            .debug_struct("TokenAnswer")
+        f.debug_struct("TokenAnswer")
             .field("id", &self.id)
-            .finish_non_exhaustive();
-        masked
+            .finish_non_exhaustive()
     }
 }
 

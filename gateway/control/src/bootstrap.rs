@@ -171,10 +171,10 @@ impl Control {
     }
 
     async fn dev_admin_key(&self, kept: Option<&DevFile>) -> Result<SecretText, ControlError> {
-        if let Some(kept) = kept {
-            if self.admin_of(kept.admin_key.expose()).await?.is_some() {
-                return Ok(kept.admin_key.clone());
-            }
+        if let Some(kept) = kept
+            && self.admin_of(kept.admin_key.expose()).await?.is_some()
+        {
+            return Ok(kept.admin_key.clone());
         }
         self.forget_key(ResourceKind::AdminKey, None).await?;
         let spec = object(json!({"role": "owner", "description": "made by dev"}));

@@ -250,10 +250,8 @@ impl Control {
             Some(stored) => new.inherit(stored),
             None => self.may_create(&mut new).await?,
         }
-        if new.kind == ResourceKind::AdminKey {
-            if new.view::<AdminKeySpec>()?.role != Role::Owner {
-                self.keep_an_owner(&new).await?;
-            }
+        if new.kind == ResourceKind::AdminKey && !is_owner(&new, self.now()) {
+            self.keep_an_owner(&new).await?;
         }
         Ok(new)
     }

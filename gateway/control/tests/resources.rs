@@ -1,5 +1,12 @@
 //! Writing and deleting resources: strict, compare-and-set, and names not reused too soon.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod world;
 
 use std::time::Duration;

@@ -1,5 +1,12 @@
 //! What planes see: published soon, living things only, and nothing that control did not sign.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod world;
 
 use std::time::Duration;

@@ -1,5 +1,12 @@
 //! The embedded engine: what every engine must do, and what is its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod conformance;
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf};

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     api::{Listing, Shown},
     documents::Precondition,
+    error::ControlError,
     keys::DIGEST,
     resource::{Document, FileError, Finding, Problem, ResourceKind, read_one},
     store::{Key, MAX_PAGE, Page, Revision, Scope},
@@ -261,24 +262,18 @@ fn bad(why: &str) -> ApiError {
 }
 
 /// What the caller was wrong about, seen from its request: its precondition, its document's lines.
-fn failed(
-    precondition: Precondition,
-    error: crate::ControlError,
-    line: &dyn Fn(&str) -> u64,
-) -> ApiError {
-    match error {
-        crate::ControlError::Conflict(_) if precondition != Precondition::None => {
-            ApiError::PreconditionFailed
-        }
-        crate::ControlError::Invalid(invalid) => {
-            let locate = |finding: Finding| FileError {
-                line: line(&finding.path),
-                finding,
-            };
-            ApiError::Document(invalid.0.into_iter().map(locate).collect())
-        }
-        error => ApiError::Control(error),
+fn failed(precondition: Precondition, error: ControlError, line: &dyn Fn(&str) -> u64) -> ApiError {
+    if matches!(error, ControlError::Conflict(_)) && precondition != Precondition::None {
+        return ApiError::PreconditionFailed;
     }
+    if let ControlError::Invalid(invalid) = error {
+        let locate = |finding: Finding| FileError {
+            line: line(&finding.path),
+            finding,
+        };
+        return ApiError::Document(invalid.0.into_iter().map(locate).collect());
+    }
+    ApiError::Control(error)
 }
 
 fn text_of(headers: &HeaderMap, body: &Bytes) -> Result<String, ApiError> {

@@ -96,41 +96,35 @@ impl Place {
 mod tests {
     use super::*;
 
-    fn place(
-        tenant: Option<&str>,
-        kind: Option<&str>,
-        name: Option<&str>,
-    ) -> Option<(ResourceKind, Option<String>, Option<String>, Option<String>)> {
-        let place = Place::new(tenant, kind, name).ok()?;
-        let tenant = place.tenant.map(|tenant| tenant.to_string());
-        Some((place.kind, tenant, place.name, place.verb))
+    fn place(tenant: Option<&str>, kind: Option<&str>, name: Option<&str>) -> Option<Place> {
+        Place::new(tenant, kind, name).ok()
     }
 
     #[test]
     fn paths_become_places() {
-        let some = |text: &str| Some(text.to_owned());
-        let key = (ResourceKind::Key, some("acme"), some("ci"), None);
-        assert_eq!(place(Some("acme"), Some("keys"), Some("ci")), Some(key));
-        let token = (
-            ResourceKind::Connector,
-            some("acme"),
-            some("dev"),
-            some("token"),
-        );
-        assert_eq!(
-            place(Some("acme"), Some("connectors"), Some("dev:token")),
-            Some(token)
-        );
-        let create = (ResourceKind::Key, some("acme"), None, some("create"));
-        assert_eq!(place(Some("acme"), Some("keys:create"), None), Some(create));
-        let tenant = (ResourceKind::Tenant, None, some("acme"), some("revoke"));
-        assert_eq!(place(None, None, Some("acme:revoke")), Some(tenant));
+        let is = |kind, tenant: Option<&str>, name: Option<&str>, verb: Option<&str>| {
+            Some(Place {
+                kind,
+                tenant: tenant.map(|tenant| tenant.parse().unwrap()),
+                name: name.map(str::to_owned),
+                verb: verb.map(str::to_owned),
+            })
+        };
+        let (acme, keys) = (Some("acme"), Some("keys"));
+        let key = is(ResourceKind::Key, acme, Some("ci"), None);
+        assert_eq!(place(acme, keys, Some("ci")), key);
+        let token = is(ResourceKind::Connector, acme, Some("dev"), Some("token"));
+        assert_eq!(place(acme, Some("connectors"), Some("dev:token")), token);
+        let create = is(ResourceKind::Key, acme, None, Some("create"));
+        assert_eq!(place(acme, Some("keys:create"), None), create);
+        let tenant = is(ResourceKind::Tenant, None, acme, Some("revoke"));
+        assert_eq!(place(None, None, Some("acme:revoke")), tenant);
         assert_eq!(
             place(None, None, None),
-            Some((ResourceKind::Tenant, None, None, None))
+            is(ResourceKind::Tenant, None, None, None)
         );
-        let all = (ResourceKind::Connector, None, None, None);
-        assert_eq!(place(None, Some("connectors"), None), Some(all));
+        let all = is(ResourceKind::Connector, None, None, None);
+        assert_eq!(place(None, Some("connectors"), None), all);
     }
 
     #[test]

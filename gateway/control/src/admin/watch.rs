@@ -121,9 +121,10 @@ impl Watching {
             value,
         } = change;
         let Some(value) = value else {
-            return Ok(deleted(&key, revision)
+            let gone = deleted(&key, revision);
+            return gone
                 .map(|gone| event("delete", revision, &gone))
-                .transpose()?);
+                .transpose();
         };
         let Some(record) = believed(
             Entry {

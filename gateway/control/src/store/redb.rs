@@ -117,7 +117,6 @@ impl Store for RedbStore {
         self.write(key, Expected::At(expected), None).await
     }
 
-    #[expect(clippy::unused_async, reason = "another engine has to ask its server")]
     async fn watch(&self, scope: &Scope, after: Revision) -> Result<RedbWatch, StoreError> {
         Ok(RedbWatch::new(
             Arc::clone(&self.database),

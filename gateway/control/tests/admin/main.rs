@@ -1,5 +1,12 @@
 //! The admin API over a real listener: resources, verbs, watches, and who may.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod client;
 mod events;
 #[path = "../world/mod.rs"]
@@ -42,7 +49,10 @@ impl Served {
         let world = World::new();
         let control = world.with_connector().await;
         let spec = spec(json!({"role": "owner"}));
-        let created = control.create_admin_key(&operator(), "owner", spec).await.unwrap();
+        let created = control
+            .create_admin_key(&operator(), "owner", spec)
+            .await
+            .unwrap();
         let key = created.secret.expose().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -75,10 +75,9 @@ impl Control {
         page: Page,
     ) -> Result<DocumentPage, ControlError> {
         let page = self.inner.records.list(scope, page).await?;
-        let parsed = page.records.iter().map(parse);
         Ok(DocumentPage {
             revision: page.revision,
-            documents: parsed.collect::<Result<_, _>>()?,
+            documents: page.records.iter().filter_map(readable).collect(),
             next: page.next,
         })
     }
@@ -144,9 +143,11 @@ impl Control {
             ResourceKind::Agent => self.delete_agent(actor, &document).await?,
             ResourceKind::AdminKey => {
                 self.keep_an_owner(&document).await?;
-                self.remove(&document).await?;
+                self.remove_if(&document, revision, precondition).await?;
             }
-            ResourceKind::Plane | ResourceKind::Key => self.remove(&document).await?,
+            ResourceKind::Plane | ResourceKind::Key => {
+                self.remove_if(&document, revision, precondition).await?;
+            }
         }
         let action = format!("{}.delete", kind.store());
         self.done(actor, &action, about(&document)).await;
@@ -168,7 +169,7 @@ impl Control {
         scope: &Scope,
     ) -> Result<Vec<(Document, Revision)>, ControlError> {
         let (_, records) = self.inner.records.list_all(scope).await?;
-        records.iter().map(parse).collect()
+        Ok(records.iter().filter_map(readable).collect())
     }
 
     pub(crate) async fn save(
@@ -215,6 +216,21 @@ impl Control {
             }
         }
         Err(ControlError::Conflict(None))
+    }
+
+    /// Deletes the version that was seen, or whichever there is where nobody asked for one.
+    async fn remove_if(
+        &self,
+        document: &Document,
+        seen: Revision,
+        precondition: Precondition,
+    ) -> Result<(), ControlError> {
+        match self.inner.records.delete(&document.key()?, seen).await {
+            Err(ControlError::Conflict(_)) if precondition == Precondition::None => {
+                self.remove(document).await
+            }
+            outcome => outcome.map(drop),
+        }
     }
 
     pub(crate) async fn done(&self, actor: &Actor, action: &str, subject: Subject) {
@@ -341,6 +357,12 @@ impl Precondition {
 
 pub(crate) fn parse(record: &Record) -> Result<(Document, Revision), ControlError> {
     Ok((record.parse()?, record.revision))
+}
+
+/// As [`parse`], for readers of many: one that this build cannot read, and reports, must not hide
+/// the others.
+fn readable(record: &Record) -> Option<(Document, Revision)> {
+    parse(record).ok()
 }
 
 pub(crate) fn about(document: &Document) -> Subject {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use culvert_certs::{
     AgentId, AgentIdentity, Chain, Identity, JoinAnswer, JoinRequest, JoinSubject, LEAF_LIFETIME,
-    PlaneIdentity, ProofError, ReplicaId, VerifiedCsr,
+    PlaneIdentity, ProofError, ReplicaId, TokenId, VerifiedCsr,
     name::{ConnectorName, Region, TenantName, Zone},
 };
 use data_encoding::HEXLOWER;
@@ -80,12 +80,20 @@ impl Control {
                 Ok(answer)
             }
             Err(reason) => {
-                let subject = Subject::new(None, "token", request.token_id);
+                let tenant = self.tenant_of_token(request.token_id).await;
+                let subject = Subject::new(tenant.as_ref(), "token", request.token_id);
                 self.refused(&actor, "join", subject, &reason.to_string())
                     .await;
                 Err(reason.told())
             }
         }
+    }
+
+    /// Whose token it was, so that the tenant sees who knocked.
+    async fn tenant_of_token(&self, id: TokenId) -> Option<TenantName> {
+        let record = self.inner.records.get(&token_key(id).ok()?).await.ok()??;
+        let token: StoredToken = record.parse().ok()?;
+        token.record.subject.tenant().cloned()
     }
 
     async fn redeem(

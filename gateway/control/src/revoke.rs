@@ -15,7 +15,9 @@ use crate::{
     audit::{Actor, Subject},
     control::Control,
     error::ControlError,
+    records::Record,
     resource::{ResourceKind, Timestamp},
+    retire::moment,
     store::{Expected, Key, Kind},
 };
 
@@ -93,26 +95,26 @@ impl Control {
         revoked: &Revoked,
         until: Option<SystemTime>,
     ) -> Result<(), ControlError> {
-        let key = revoked.key()?;
+        let (key, now) = (revoked.key()?, self.now());
         let stored = self.inner.records.get(&key).await?;
-        let until = until.map(|until| Timestamp::from(until).to_string());
-        let (expected, since) = match &stored {
-            None => (Expected::Absent, Timestamp::from(self.now()).to_string()),
-            Some(record) => {
-                let earlier: Revocation = record.parse()?;
-                if earlier.until.is_some() || until.is_none() {
-                    return Ok(());
-                }
-                (Expected::At(record.revision), earlier.since)
-            }
+        let expected = match &stored {
+            None => Expected::Absent,
+            Some(record) => Expected::At(record.revision),
         };
+        let earlier = stored.and_then(|record| in_force(&record, now));
+        if let Some(earlier) = &earlier
+            && (earlier.until.is_some() || until.is_none())
+        {
+            return Ok(());
+        }
+        let is_new = earlier.is_none();
         let revocation = Revocation {
             revoked: revoked.clone(),
-            since,
-            until,
+            since: earlier.map_or_else(|| Timestamp::from(now).to_string(), |e| e.since),
+            until: until.map(|until| Timestamp::from(until).to_string()),
         };
         self.inner.records.put(&key, expected, &revocation).await?;
-        if stored.is_none() {
+        if is_new {
             self.done(actor, "revoke", revoked.subject()).await;
         }
         Ok(())
@@ -130,8 +132,10 @@ impl Control {
             Revoked::Connector(tenant.clone(), connector.clone()),
         ];
         let narrow = agent.map(|agent| Revoked::Agent(tenant.clone(), agent));
+        let now = self.now();
         for revoked in wide.into_iter().chain(narrow) {
-            if let Some(record) = self.inner.records.get(&revoked.key()?).await? {
+            let stored = self.inner.records.get(&revoked.key()?).await?;
+            if let Some(record) = stored.filter(|record| in_force(record, now).is_some()) {
                 return Ok(Some(record.signed));
             }
         }
@@ -167,4 +171,11 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// What a record says, unless its time is over.
+pub(crate) fn in_force(record: &Record, now: SystemTime) -> Option<Revocation> {
+    let revocation: Revocation = record.parse().ok()?;
+    let until = revocation.until.as_deref().and_then(moment);
+    until.is_none_or(|until| now <= until).then_some(revocation)
 }

@@ -234,34 +234,41 @@ impl Feed {
         Ok((feed.snapshot(now), feed))
     }
 
-    /// Waits for a change, and takes in what follows until `publish_at`.
+    /// Waits for a change that planes see, and takes in what follows until `publish_at`.
     async fn changed(&mut self, publish_at: Instant, now: SystemTime) -> Result<(), FeedError> {
-        let first = tokio::time::timeout(HEAR_EVERY, self.watch.next()).await;
-        let first = first.map_err(|_| FeedError::Quiet)?;
-        self.apply(first.map_err(FeedError::Watch)?, now);
+        let quiet_at = Instant::now() + HEAR_EVERY;
+        loop {
+            let change = tokio::time::timeout_at(quiet_at, self.watch.next()).await;
+            let change = change.map_err(|_| FeedError::Quiet)?;
+            if self.apply(change.map_err(FeedError::Watch)?, now) {
+                break;
+            }
+        }
         while let Ok(more) = tokio::time::timeout_at(publish_at, self.watch.next()).await {
             self.apply(more.map_err(FeedError::Watch)?, now);
         }
         Ok(())
     }
 
-    fn apply(&mut self, change: Change, now: SystemTime) {
+    /// Takes a change in. Whether planes see it: the audit log alone makes no new snapshot.
+    fn apply(&mut self, change: Change, now: SystemTime) -> bool {
         let Change {
             key,
             revision,
             value,
         } = change;
-        if Builder::KINDS.contains(&key.kind) {
-            match value {
-                Some(value) => self.builder.set_entry(Entry {
-                    key,
-                    revision,
-                    value,
-                }),
-                None => self.builder.remove(&key, now),
-            }
-        }
         self.builder.reached(revision);
+        let seen = Builder::KINDS.contains(&key.kind);
+        match value {
+            Some(value) if seen => self.builder.set_entry(Entry {
+                key,
+                revision,
+                value,
+            }),
+            None if seen => self.builder.remove(&key, now),
+            Some(_) | None => {}
+        }
+        seen
     }
 
     fn snapshot(&self, now: SystemTime) -> ConfigSnapshot {

@@ -12,7 +12,7 @@ use crate::{
     records::Record,
     resource::TenantSpec,
     retire::{NAME_REUSE, RetiredName, moment},
-    revoke::Revocation,
+    revoke::in_force,
     store::{Kind, Page, Scope},
     tokens::StoredToken,
 };
@@ -61,8 +61,7 @@ impl Control {
         })
         .await?;
         self.sweep_kind(Kind::Revoked, |record| {
-            let revocation: Revocation = lenient(record)?;
-            Some(now > moment(&revocation.until?)?)
+            Some(in_force(record, now).is_none())
         })
         .await?;
         self.sweep_kind(Kind::Agent, |record| {

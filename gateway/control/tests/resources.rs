@@ -11,10 +11,12 @@ mod world;
 
 use std::time::Duration;
 
+use culvert_certs::{KeyPair, RenewRequest};
 use culvert_control::{
-    ControlError, NAME_REUSE,
+    ControlError, NAME_REUSE, RenewRefusal,
     documents::Precondition,
     resource::{Document, Problem, ResourceKind},
+    revoke::Revoked,
     store::{Kind, Page, Revision, Scope},
 };
 use serde_json::json;
@@ -256,9 +258,21 @@ async fn a_deleted_connector_takes_its_agents_with_it_and_its_name_rests() {
     world.pass(NAME_REUSE - Duration::from_secs(1));
     assert!(put(&control, connector_document(json!({}))).await.is_err());
     world.pass(Duration::from_secs(2));
-    control.sweep().await.unwrap();
     put(&control, connector_document(json!({}))).await.unwrap();
-    join(&world, &control).await;
+    let member = join(&world, &control).await;
+
+    // The new one is revoked like any other, whatever is left of the old one's revocation.
+    control
+        .revoke(&operator(), &Revoked::Connector(acme(), dev()))
+        .await
+        .unwrap();
+    control.sweep().await.unwrap();
+    let request = RenewRequest::new(&member, &KeyPair::generate().unwrap()).unwrap();
+    let renewed = control.renew(&request, None).await;
+    assert!(
+        matches!(renewed, Err(RenewRefusal::Revoked(_))),
+        "{renewed:?}"
+    );
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::{
     records::{Record, believed},
     resource::{AgentSpec, Approval, ConnectorSpec, Document, KeySpec, PlaneSpec, Spec, Timestamp},
     retire::moment,
-    revoke::{Revocation, Revoked},
+    revoke::{Revoked, in_force},
     store::{Entry, Key, Kind, Revision},
 };
 
@@ -71,15 +71,11 @@ impl Builder {
     /// Takes away what was deleted. A revocation stays until the time that it names itself: control
     /// deletes none before, and whoever else deletes one would let somebody back in.
     pub(super) fn remove(&mut self, key: &Key, now: SystemTime) {
-        let past = |record: &Record| {
-            let until = record.parse::<Revocation>().ok()?.until?;
-            Some(now > moment(&until)?)
-        };
         let stays = key.kind == Kind::Revoked
             && self
                 .records
                 .get(key)
-                .is_some_and(|record| past(record) != Some(true));
+                .is_some_and(|record| in_force(record, now).is_some());
         if stays {
             tracing::error!(key = %key, "the store lost a revocation before its time");
         } else {
@@ -113,7 +109,7 @@ impl Builder {
     fn deny(&self, now: SystemTime) -> (DenyList, Revocations) {
         let (mut deny, mut words) = (DenyList::default(), Revocations::default());
         for record in self.of(Kind::Revoked) {
-            let Ok(revocation) = record.parse::<Revocation>() else {
+            let Some(revocation) = in_force(record, now) else {
                 continue;
             };
             let since = moment(&revocation.since).unwrap_or(now);

@@ -214,6 +214,15 @@ impl<H> Directory<H> {
         })
     }
 
+    /// Waits until the snapshot of `tenant` says what is true now; at once if it does already.
+    pub(crate) async fn caught_up(&self, tenant: &Tenant<H>) {
+        let mut revision = tenant.revision.subscribe();
+        if self.behind().contains_key(&tenant.name) {
+            // It fails only with the tenant itself.
+            revision.changed().await.ok();
+        }
+    }
+
     /// Publishes what is due, and says when to come again.
     pub(crate) fn publish_due(&self, now: Instant) -> Option<Instant> {
         let due: Vec<TenantName> = {
@@ -225,7 +234,9 @@ impl<H> Directory<H> {
                 .collect()
         };
         for name in due {
-            self.behind().remove(&name);
+            // Published under the lock, so that what is not behind is surely published.
+            let mut behind = self.behind();
+            behind.remove(&name);
             if let Some(tenant) = self.tenant(&name) {
                 tenant.publish(now);
             }

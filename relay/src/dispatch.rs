@@ -110,7 +110,15 @@ where
     ) -> Result<(Selected<Link>, Attempted, Headed), CallFailed> {
         let mut last = None;
         loop {
-            let chosen = self.choose().map_err(|why| no_target(why, last))?;
+            let chosen = match self.choose() {
+                Ok(chosen) => chosen,
+                // A link that was welcomed a moment ago may not be in the snapshot yet.
+                Err(_) => {
+                    self.before_deadline(self.core.directory.caught_up(&self.tenant))
+                        .await;
+                    self.choose().map_err(|why| no_target(why, last))?
+                }
+            };
             record.of_kind(chosen.kind);
             let (attempted, outcome) = self.attempt(&chosen).await;
             match outcome {

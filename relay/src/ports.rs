@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use culvert_certs::tls::TlsError;
 use culvert_certs::{Credentials, Expect};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::join::JoinDesk;
-use crate::limits::{BIND_TRIES, CLOSE_WAIT, REPLAY_TOTAL_BYTES, SAMPLE_EVERY};
+use crate::limits::{BIND_TRIES, CLOSE_WAIT, REBUILD_EVERY, REPLAY_TOTAL_BYTES, SAMPLE_EVERY};
 use crate::link::LinkId;
 use crate::relay::{Core, Phase};
 use crate::session;
@@ -106,6 +107,8 @@ impl Ports {
         drop(timeout(CLOSE_WAIT, closer.wait_idle()).await);
         doors.wait().await;
         core.sessions.wait().await;
+        // Whoever looks later sees that nobody is left.
+        core.directory.publish_due(Instant::now() + REBUILD_EVERY);
     }
 }
 

@@ -104,7 +104,10 @@ impl RelayStatus {
         let (mut links, mut conflicts) = (Vec::new(), Vec::new());
         for view in core.directory.views() {
             for (name, connector) in &view.connectors {
-                let all = connector.links.iter();
+                let all = connector
+                    .links
+                    .iter()
+                    .filter(|link| link.state() != LinkState::Gone);
                 links.extend(all.map(|link| LinkStatus::of(&view, connector, link)));
                 conflicts.extend(connector.conflicts.iter().map(|conflict| ConflictStatus {
                     tenant: view.tenant.to_string(),

@@ -1,1 +1,187 @@
-//! To come.
+//! Leaving, of either side, in the middle of answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_relay::{AlreadyServed, FailCause, LinkState, NoTarget, Phase};
+use culvert_wire::{Code, DialerCommand, DialerEvent, GoAway};
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt as _;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::agent::{NoLink, Script, TestAgent, TestLink, head, script};
+use crate::world::{PATIENCE, Plan, World, done, get, post, text};
+
+/// Answers with a first half at once and the second when told to.
+fn halves(go: &Arc<Notify>) -> Script {
+    let go = Arc::clone(go);
+    script(move |mut call, _| {
+        let go = Arc::clone(&go);
+        async move {
+            call.answer.accept().await.unwrap();
+            call.answer.head(head(StatusCode::OK)).await.unwrap();
+            call.answer
+                .data(Bytes::from_static(b"half "))
+                .await
+                .unwrap();
+            go.notified().await;
+            if call.answer.data(Bytes::from_static(b"whole")).await.is_ok() {
+                call.answer.end(HeaderMap::new()).await.ok();
+            }
+        }
+    })
+}
+
+async fn go_away(link: &mut TestLink) -> GoAway {
+    link.event("GoAway", |event| match event {
+        DialerEvent::GoAway(go_away) => Some(go_away),
+        _ => None,
+    })
+    .await
+}
+
+/// Before a drain's deadline no started answer is cut, and after it nothing runs.
+#[tokio::test]
+async fn a_drain_finishes_what_has_begun_and_takes_nothing_new() {
+    let world = World::new().await;
+    let go = Arc::new(Notify::new());
+    let agent = TestAgent::new(world.agent(), halves(&go));
+    let mut link = agent.link(&world).await;
+    let mut body = world.call(post("x")).await.unwrap().response.into_body();
+    assert_eq!(
+        done("half", body.frame())
+            .await
+            .unwrap()
+            .unwrap()
+            .into_data()
+            .unwrap(),
+        "half "
+    );
+    world.stop.cancel();
+    assert_eq!(go_away(&mut link).await.leave_in_ms, 60_000);
+    world.until_phase(Phase::Draining).await;
+    let refused = world.call(get()).await.map(|_| ()).unwrap_err();
+    assert_eq!(
+        (refused.code, refused.cause),
+        (Code::Draining, FailCause::Leaving)
+    );
+    let newcomer = TestAgent::echo(&world).dial(&world, None).await;
+    assert!(matches!(newcomer, Err(NoLink::Closed(_))));
+    assert!(!world.serving.is_finished());
+    go.notify_one();
+    let rest = done("the rest", body.collect()).await.unwrap().to_bytes();
+    assert_eq!(rest, "whole");
+    done("the relay's end", world.serving).await.unwrap();
+    link.closed().await;
+    assert!(world.relay.status().links.is_empty());
+}
+
+#[tokio::test]
+async fn an_idle_relay_leaves_early() {
+    let world = World::new().await;
+    let agent = TestAgent::echo(&world);
+    let link = agent.link(&world).await;
+    assert_eq!(text(world.call(post("done")).await.unwrap()).await, "done");
+    let started = Instant::now();
+    world.stop.cancel();
+    done("the relay's end", world.serving).await.unwrap();
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    link.closed().await;
+}
+
+#[tokio::test]
+async fn between_announcing_and_draining_calls_are_still_taken() {
+    let world = World::new().await;
+    let go = Arc::new(Notify::new());
+    let agent = TestAgent::new(world.agent(), halves(&go));
+    let mut link = agent.link(&world).await;
+    // The call keeps the link busy: an idle one closes once it has said goodbye.
+    let first = world.call(post("x")).await.unwrap();
+    world.relay.announce_leaving();
+    go_away(&mut link).await;
+    assert_eq!(world.relay.phase(), Phase::Leaving);
+    let second = world.call(post("y")).await.unwrap();
+    go.notify_waiters();
+    let both = async { tokio::join!(text(first), text(second)) };
+    let (first, second) = done("both answers", both).await;
+    assert_eq!(
+        (first.as_str(), second.as_str()),
+        ("half whole", "half whole")
+    );
+    link.closed().await;
+    assert!(!world.serving.is_finished());
+    world.stop.cancel();
+    done("the relay's end", world.serving).await.unwrap();
+}
+
+#[tokio::test]
+async fn at_its_deadline_a_drain_cuts_what_is_left_and_the_cut_is_no_end() {
+    let plan = Plan {
+        drain_timeout: Duration::from_millis(500),
+        ..Plan::default()
+    };
+    let world = World::with(plan).await;
+    let agent = TestAgent::new(world.agent(), halves(&Arc::new(Notify::new())));
+    let _link = agent.link(&world).await;
+    let body = world.call(post("x")).await.unwrap().response.into_body();
+    world.stop.cancel();
+    done("the relay's end", world.serving).await.unwrap();
+    let cut = done("the cut", body.collect())
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(cut.code, Code::AgentGone);
+}
+
+#[tokio::test]
+async fn a_relay_that_is_dropped_ends_everything_of_it() {
+    let world = World::new().await;
+    let agent = TestAgent::new(world.agent(), halves(&Arc::new(Notify::new())));
+    let link = agent.link(&world).await;
+    let body = world.call(post("x")).await.unwrap().response.into_body();
+    world.serving.abort();
+    assert!(
+        done("the relay's end", world.serving)
+            .await
+            .unwrap_err()
+            .is_cancelled()
+    );
+    link.closed().await;
+    done("the cut", body.collect())
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(
+        world.relay.serve(std::future::pending()).await,
+        Err(AlreadyServed)
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_drains_gets_no_new_calls_and_finishes_the_old_ones() {
+    let world = World::new().await;
+    let go = Arc::new(Notify::new());
+    let agent = TestAgent::new(world.agent(), halves(&go));
+    let link = agent.link(&world).await;
+    let first = world.call(post("x")).await.unwrap();
+    link.order(DialerCommand::Drain {
+        timeout: Duration::from_secs(60),
+    })
+    .await;
+    world
+        .until("leaving", |status| {
+            status.links[0].state == LinkState::Leaving
+        })
+        .await;
+    let refused = world.call(get()).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.cause, FailCause::NoTarget(NoTarget::NotServing));
+    let other = TestAgent::echo(&world);
+    let _other_link = other.link(&world).await;
+    assert_eq!(world.call(get()).await.unwrap().route.agent, other.id());
+    go.notify_one();
+    assert_eq!(text(first).await, "half whole");
+    link.closed().await;
+    assert_eq!(agent.arrived(), 1);
+}

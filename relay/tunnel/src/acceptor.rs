@@ -3,11 +3,10 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use culvert_wire::{BodyLength, CallDecoder, CallFrame, CallItem, Code, Head, Open};
-use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Method};
 use tokio::time::timeout;
 
@@ -17,6 +16,7 @@ use crate::frames::{FrameReader, FrameWriter};
 use crate::limits::OPEN_TIMEOUT;
 use crate::opener::{Piece, half_failed, read_failed, violation};
 use crate::stream::{RecvHalf, SendHalf};
+use crate::waiters::Waiters;
 
 impl Connection {
     /// The next stream that the peer opens. What it is has to be read by whoever handles it, so
@@ -135,8 +135,7 @@ impl IncomingCall {
         };
         let shared = Arc::new(Shared {
             request: Mutex::new(request),
-            reader: AtomicWaker::new(),
-            watch: AtomicWaker::new(),
+            waiters: Waiters::new(),
             slot,
         });
         let answer = AnswerWriter {
@@ -145,21 +144,17 @@ impl IncomingCall {
             method: open.method.clone(),
             stage: Stage::Start,
         };
-        let body = RequestReader {
-            waker: Waker::from(shared.clone()),
-            shared,
-        };
+        let body = RequestReader { shared };
         Self { open, body, answer }
     }
 }
 
-/// What the request's reader and the watch for cancellation share. One stream keeps one waker, so
-/// that of both is this one, and wakes both.
+/// What the request's reader and the watch for cancellation share.
 #[derive(Debug)]
 struct Shared {
     request: Mutex<Request>,
-    reader: AtomicWaker,
-    watch: AtomicWaker,
+    /// The body's reader, and the watch.
+    waiters: Waiters,
     slot: CallSlot,
 }
 
@@ -188,25 +183,12 @@ impl Shared {
     }
 
     /// Watches for the end of the opener's interest.
-    fn poll_cancelled(&self, waker: &Waker, cx: &Context<'_>) -> Poll<CallError> {
-        self.watch.register(cx.waker());
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<CallError> {
+        let mut cx = self.waiters.other(cx);
         let mut request = self.request();
         let discards = request.state == State::Discarded;
-        let failed = request
-            .frames
-            .poll_failed(&mut Context::from_waker(waker), discards);
+        let failed = request.frames.poll_failed(&mut cx, discards);
         failed.map(|error| half_failed(error, true))
-    }
-}
-
-impl Wake for Shared {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.reader.wake();
-        self.watch.wake();
     }
 }
 
@@ -214,7 +196,6 @@ impl Wake for Shared {
 #[derive(Debug)]
 pub struct RequestReader {
     shared: Arc<Shared>,
-    waker: Waker,
 }
 
 impl RequestReader {
@@ -233,7 +214,7 @@ impl RequestReader {
 
     /// As [`Self::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, CallError>> {
-        self.shared.reader.register(cx.waker());
+        let mut cx = self.shared.waiters.owner(cx);
         let mut request = self.shared.request();
         match request.state {
             State::Body => {}
@@ -241,7 +222,7 @@ impl RequestReader {
             State::Discarded => return Poll::Ready(Err(failed(Failure::NotWanted))),
             State::Failed(failure) => return Poll::Ready(Err(failed(failure))),
         }
-        let piece = ready!(request.poll_piece(&mut Context::from_waker(&self.waker)));
+        let piece = ready!(request.poll_piece(&mut cx));
         Poll::Ready(match piece {
             Ok(piece) => Ok(Some(piece)),
             Err(Broken::Call(failure)) => {
@@ -413,7 +394,7 @@ impl AnswerWriter {
             request.frames.discard();
         }
         // Whoever watches throws away from now on.
-        self.shared.watch.wake();
+        self.shared.waiters.wake_other();
         push(&mut self.frames, &CallFrame::Enough)?;
         self.flush().await
     }
@@ -431,7 +412,6 @@ impl AnswerWriter {
         let stopped = self.frames.send_half().stopped();
         let shared = self.shared.clone();
         async move {
-            let waker = Waker::from(shared.clone());
             let mut stopped = pin!(stopped);
             let mut listening = true;
             poll_fn(|cx| {
@@ -443,7 +423,7 @@ impl AnswerWriter {
                         Ok(None) => listening = false,
                     }
                 }
-                shared.poll_cancelled(&waker, cx)
+                shared.poll_cancelled(cx)
             })
             .await
         }

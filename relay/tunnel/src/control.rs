@@ -103,6 +103,10 @@ impl ControlStream {
                 () = timer.as_mut() => Happening::Nothing,
                 seen = self.connection.rise_of_calls(rises.seen), if watches => rises.see(seen),
             };
+            let happening = match happening {
+                Happening::Finished => self.farewell().await,
+                happening => happening,
+            };
             if let Some(end) = self.handle(&mut machine, happening) {
                 break end;
             }
@@ -118,6 +122,15 @@ impl ControlStream {
         end
     }
 
+    /// A peer that finishes the stream has said its last word, and closes the connection once that
+    /// has arrived. The close says why.
+    async fn farewell<C>(&self) -> Happening<C> {
+        match timeout(CONTROL_LINGER, self.connection.closed()).await {
+            Ok(_end) => Happening::Lost,
+            Err(_elapsed) => Happening::Broken(FrameError::Cut),
+        }
+    }
+
     /// Tells the machine what has happened.
     fn handle<M: Driven>(
         &self,
@@ -127,7 +140,7 @@ impl ControlStream {
         let now = now();
         machine.observe(now, self.connection.observation());
         match happening {
-            Happening::Nothing => {}
+            Happening::Nothing | Happening::Finished => {}
             Happening::Frame(frame) => {
                 // The machine has ended with it, and says so when it is asked.
                 if let Err(violation) = machine.handle_frame(now, frame) {
@@ -169,7 +182,7 @@ impl ControlStream {
     /// a close would overtake it.
     async fn close(&mut self, end: &DriveEnd) {
         if let DriveEnd::Machine(last) = end
-            && last.tells_the_peer()
+            && tells_the_peer(last)
         {
             let delivered = async {
                 if let Happening::<()>::Nothing = self.writer.flushed().await {
@@ -190,17 +203,11 @@ impl ControlStream {
     }
 }
 
-trait Last {
-    /// Whether the last frame says more than the code with which the connection is closed.
-    fn tells_the_peer(&self) -> bool;
-}
-
-impl Last for End {
-    fn tells_the_peer(&self) -> bool {
-        match self {
-            Self::Rejected(_) | Self::Drained { .. } | Self::Left { .. } | Self::Closed(_) => true,
-            Self::Violation(_) | Self::TransportDead | Self::NoGreeting => false,
-        }
+/// Whether the machine's last frame says more than the code with which the connection is closed.
+fn tells_the_peer(end: &End) -> bool {
+    match end {
+        End::Rejected(_) | End::Drained { .. } | End::Left { .. } | End::Closed(_) => true,
+        End::Violation(_) | End::TransportDead | End::NoGreeting => false,
     }
 }
 
@@ -210,6 +217,7 @@ enum Happening<C> {
     Nothing,
     Frame(ControlFrame),
     Command(C),
+    Finished,
     Lost,
     Broken(FrameError),
     Abandoned,
@@ -350,7 +358,8 @@ impl ControlReader {
             let mut chunks: [Bytes; CHUNKS_PER_READ] = Default::default();
             match ready!(self.recv.poll_read(cx, &mut chunks)) {
                 Ok(Some(count)) => self.ahead.extend(chunks.into_iter().take(count)),
-                Ok(None) | Err(HalfError::Peer(_)) => {
+                Ok(None) => return Poll::Ready(Happening::Finished),
+                Err(HalfError::Peer(_)) => {
                     return Poll::Ready(Happening::Broken(FrameError::Cut));
                 }
                 Err(HalfError::Lost) => return Poll::Ready(Happening::Lost),

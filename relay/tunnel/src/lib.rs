@@ -16,6 +16,7 @@ pub mod opener;
 pub mod quic;
 mod stream;
 pub mod udp_path;
+mod waiters;
 
 pub use acceptor::{
     AnswerWriter, Arrival, IncomingCall, IncomingProbe, IncomingStream, RequestReader,

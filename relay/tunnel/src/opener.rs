@@ -2,12 +2,11 @@
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_wire::{BodyLength, CallDecoder, CallFrame, CallItem, Code, Head, Open};
-use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Method};
 use tokio::time::{Instant, timeout};
 
@@ -16,6 +15,7 @@ use crate::error::{CallError, Failure, OpenError};
 use crate::frames::{FrameReader, FrameWriter, ReadError};
 use crate::limits::PROBE_TIMEOUT;
 use crate::stream::HalfError;
+use crate::waiters::Waiters;
 
 /// A piece of a body, or its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,20 +59,16 @@ impl Connection {
                 length,
                 state: State::Body,
             }),
-            writer: AtomicWaker::new(),
-            reader: AtomicWaker::new(),
+            waiters: Waiters::new(),
             slot,
         });
-        let waker = Waker::from(shared.clone());
         Ok(OutgoingCall {
             request: RequestWriter {
                 shared: shared.clone(),
-                waker: waker.clone(),
             },
             answer: AnswerReader {
                 frames: FrameReader::new(recv, CallDecoder::answer()),
                 shared,
-                waker,
                 method,
                 stage: Stage::Waiting,
             },
@@ -117,15 +113,11 @@ impl Connection {
 
 /// What both halves of a call reach: the answer's reader cancels and finishes the request's stream,
 /// which stays open until the answer is complete, because only an open stream can be cancelled.
-///
-/// Both of them write, and one stream keeps one waker: that of both is this one, and wakes both.
 #[derive(Debug)]
 struct Shared {
     request: Mutex<Request>,
-    /// Who waits to write.
-    writer: AtomicWaker,
-    /// Who reads, while something waits to be written.
-    reader: AtomicWaker,
+    /// Whoever writes, and the answer's reader while something waits to be written.
+    waiters: Waiters,
     slot: CallSlot,
 }
 
@@ -190,18 +182,7 @@ impl Shared {
     fn close(&self, mut request: MutexGuard<'_, Request>, state: State) {
         request.state = state;
         drop(request);
-        self.writer.wake();
-    }
-}
-
-impl Wake for Shared {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.writer.wake();
-        self.reader.wake();
+        self.waiters.wake_owner();
     }
 }
 
@@ -235,7 +216,6 @@ impl Request {
 #[derive(Debug)]
 pub struct RequestWriter {
     shared: Arc<Shared>,
-    waker: Waker,
 }
 
 impl RequestWriter {
@@ -301,20 +281,20 @@ impl RequestWriter {
 
     /// Hands over what was pushed.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
-        self.shared.writer.register(cx.waker());
+        let mut cx = self.shared.waiters.owner(cx);
         let mut request = self.shared.request();
         if let State::Closed(failure) = request.state {
             return Poll::Ready(Err(CallError::new(failure, request.frames.sent())));
         }
-        request.poll_flush(&mut Context::from_waker(&self.waker))
+        request.poll_flush(&mut cx)
     }
 
     /// As [`Self::poll_flush`], and fails where no more is wanted.
     pub(crate) fn poll_flush_wanted(&self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
-        self.shared.writer.register(cx.waker());
+        let mut cx = self.shared.waiters.owner(cx);
         let mut request = self.shared.request();
         request.writable()?;
-        request.poll_flush(&mut Context::from_waker(&self.waker))
+        request.poll_flush(&mut cx)
     }
 
     fn push_last(&self, frame: &CallFrame) -> Result<(), CallError> {
@@ -345,7 +325,6 @@ impl Drop for RequestWriter {
 pub struct AnswerReader {
     frames: FrameReader,
     shared: Arc<Shared>,
-    waker: Waker,
     method: Method,
     stage: Stage,
 }
@@ -506,12 +485,11 @@ impl AnswerReader {
         if request.frames.is_flushed() {
             return Ok(());
         }
-        self.shared.reader.register(cx.waker());
-        match request.poll_flush(&mut Context::from_waker(&self.waker)) {
+        match request.poll_flush(&mut self.shared.waiters.other(cx)) {
             // A request that the agent reads no further: its answer says why.
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) => {
-                self.shared.writer.wake();
+                self.shared.waiters.wake_owner();
                 Ok(())
             }
             Poll::Ready(Err(error)) if error.failure == Failure::Lost && !error.sent => {

@@ -15,10 +15,11 @@ use serde_json::json;
 
 use crate::{
     cli::DevArgs,
+    exchange::Place,
     exit::Failure,
-    handler::Place,
-    node::{Advertise, Node, NodeSpec, PlaneNode},
+    node::{Node, NodeSpec},
     out,
+    plane::{Advertise, PlaneSpec, gateway_url},
     server::MAX_CONNECTIONS,
     signals::Signals,
 };
@@ -106,7 +107,7 @@ async fn spec(args: &DevArgs, folder: &Path) -> Result<NodeSpec, Failure> {
         .advertise
         .clone()
         .unwrap_or_else(|| reachable(link_listen.ip()));
-    let plane = PlaneNode {
+    let plane = PlaneSpec {
         place: Place {
             region: REGION.parse().map_err(|e| Failure::internal(&e))?,
             zone: ZONE.parse().map_err(|e| Failure::internal(&e))?,
@@ -174,12 +175,7 @@ impl Ready {
             .plane
             .as_ref()
             .ok_or_else(|| Failure::Internal("no plane".into()))?;
-        let host = plane.advertised.to_string();
-        let host = host
-            .rsplit_once(':')
-            .map_or(host.as_str(), |(host, _)| host);
-        let port = plane.plain.map_or(0, |address| address.port());
-        let gateway = format!("http://{host}:{port}");
+        let gateway = gateway_url(&plane.advertised, plane.plain);
         let admin = format!("http://{}", dialable(node.admin));
         (dev.admin, dev.gateway) = (Some(admin.clone()), Some(gateway.clone()));
         dev.write(&path).map_err(file)?;

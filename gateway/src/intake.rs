@@ -3,15 +3,15 @@
 use std::sync::{Arc, atomic::AtomicU64};
 
 use bytes::Bytes;
-use culvert_wire::TraceContext;
+use culvert_wire::{RequestId, TraceContext};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
     error::{CallerCode, Problem},
-    handler::{Peer, Place},
-    hygiene::{self, Source, TARGET},
+    exchange::{Peer, Place},
+    hygiene::{self, REQUEST_ID, Source, TARGET},
     limit::{self, BodyBudget, HeldBody, HeldUp, Share, Streamed, UpBody},
     mcp::peek::Peek,
     metadata::{METADATA, Metadata},
@@ -60,7 +60,7 @@ pub enum Payload<B> {
 }
 
 /// Reads and cleans the head.
-pub fn terms(head: &Parts, peer: &Peer, place: &Place) -> Result<Terms, Problem> {
+pub fn terms(head: &Parts, peer: &Peer, place: &Place, id: RequestId) -> Result<Terms, Problem> {
     limit::check_head(&head.headers)?;
     let metadata = Metadata::read(&head.headers, &place.region, &place.zone)?;
     let deadline = upstream::deadline(&head.headers, Instant::now())?;
@@ -83,6 +83,9 @@ pub fn terms(head: &Parts, peer: &Peer, place: &Place) -> Result<Terms, Problem>
     hygiene::clean_request(&mut headers, source);
     if let Some(value) = metadata.header() {
         headers.insert(METADATA, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(REQUEST_ID, value);
     }
     Ok(Terms {
         method: head.method.clone(),
@@ -203,7 +206,7 @@ mod tests {
             cut: CutFlag::default(),
         };
         let place = place();
-        terms(head, &peer, &place)
+        terms(head, &peer, &place, RequestId::from_bytes([7; 16]))
     }
 
     fn place() -> Place {
@@ -246,6 +249,7 @@ mod tests {
                 "x-forwarded-for",
                 "x-forwarded-host",
                 "x-forwarded-proto",
+                "x-request-id",
                 "x-tfy-metadata"
             ]
         );

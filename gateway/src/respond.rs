@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use bytes::Bytes;
 use culvert_certs::{Region, Zone};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 
@@ -97,14 +97,23 @@ pub fn has_readable_usage(headers: &HeaderMap) -> bool {
     sse::is_event_stream(headers) || (json && !headers.contains_key(header::CONTENT_ENCODING))
 }
 
-/// The body of an answer. Where none may follow the head, the call's end is read here: nobody else
-/// would ask for it, and a call that is let go of before its end counts as cancelled.
-pub async fn body_of<B>(mut body: B, bodiless: bool) -> Result<B, Problem>
+/// Whether nothing may follow a head: HTTP servers do not ask such a body for its end.
+pub fn is_bodiless(status: StatusCode, headers: &HeaderMap, method: &Method) -> bool {
+    *method == Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || headers
+            .get(header::CONTENT_LENGTH)
+            .is_some_and(|length| length == "0")
+}
+
+/// Reads a call to its end where its answer is only a head: a call that is let go of before its end
+/// counts as cancelled.
+pub async fn finish<B>(mut body: B) -> Result<B, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Cut>,
 {
-    while bodiless && !body.is_end_stream() {
+    while !body.is_end_stream() {
         match body.frame().await {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(blame::cut(error.into().0)),
@@ -176,6 +185,18 @@ mod tests {
             headers["server-timing"],
             "gateway;dur=1.000, tunnel;dur=1.500, backend;dur=20.000"
         );
+    }
+
+    #[test]
+    fn heads_without_a_body() {
+        let mut none = HeaderMap::new();
+        none.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let plain = HeaderMap::new();
+        let ok = StatusCode::OK;
+        assert!(is_bodiless(StatusCode::ACCEPTED, &none, &Method::POST));
+        assert!(is_bodiless(ok, &plain, &Method::HEAD));
+        assert!(is_bodiless(StatusCode::NO_CONTENT, &plain, &Method::GET));
+        assert!(!is_bodiless(ok, &plain, &Method::GET));
     }
 
     #[test]

@@ -11,9 +11,10 @@ use rustls::{
 
 use crate::{
     config::{ControlFile, EdgeFile, GatewayFile, PlaneFile, TlsFile},
+    exchange::Place,
     exit::Failure,
-    handler::Place,
-    node::{Advertise, Node, NodeSpec, PlaneNode},
+    node::{Node, NodeSpec},
+    plane::{Advertise, PlaneSpec},
     signals::Signals,
 };
 
@@ -55,9 +56,9 @@ async fn open(store: &Path, control: &ControlFile) -> Result<ControlConfig, Fail
         .map_err(|e| Failure::usage(&e))
 }
 
-fn plane_node(plane: PlaneFile, edge: EdgeFile) -> Result<PlaneNode, Failure> {
+fn plane_node(plane: PlaneFile, edge: EdgeFile) -> Result<PlaneSpec, Failure> {
     let key = plane.plane_key.plane(true);
-    Ok(PlaneNode {
+    Ok(PlaneSpec {
         place: Place {
             region: plane.region,
             zone: plane.zone,

@@ -31,8 +31,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     answer::CutFlag,
+    exchange::{EdgeAnswer, Peer},
     exit::chain,
-    handler::{EdgeAnswer, Handler, Peer},
+    handler::Handler,
     limit::{MAX_HEAD_BYTES, MAX_HEADERS},
 };
 

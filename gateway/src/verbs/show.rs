@@ -93,10 +93,12 @@ pub(super) fn event(event: &AuditEvent) -> String {
 }
 
 fn link(link: &LinkStatus) -> Vec<String> {
-    let text = |name: &str| match link.more.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-        None => "-".to_owned(),
+    let text = |name: &str| {
+        let found = link.more.get(name);
+        let plain = found.and_then(Value::as_str).map(str::to_owned);
+        plain
+            .or_else(|| found.map(Value::to_string))
+            .unwrap_or_else(|| "-".to_owned())
     };
     let rtt = link.more.get("rtt_us").and_then(Value::as_u64);
     let rtt = rtt.map_or_else(

@@ -1,0 +1,213 @@
+//! One request and its answer: how it begins, and the three ways in which it is answered.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use culvert_certs::{Region, Zone};
+use culvert_relay::{AnswerBody as RelayBody, Answered};
+use culvert_wire::RequestId;
+use http::{HeaderValue, Method, Response, Version, header, request::Parts};
+use uuid::Uuid;
+
+use crate::{
+    answer::{AnswerBody, CutFlag, Watch},
+    cors::{self, Cors},
+    dialect::Dialect,
+    error::Problem,
+    hygiene::REQUEST_ID,
+    record::{Guard, Record, Recorder},
+    respond::{self, Hops, Stamp},
+    route::endpoint::Endpoint,
+};
+
+/// How much of a caller's own request id is recorded, in characters.
+const CLIENT_ID: usize = 128;
+
+/// The body of an answer of this gateway.
+pub type EdgeAnswer = AnswerBody<RelayBody>;
+
+/// The caller's side of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Set when the connection must be reset.
+    pub cut: CutFlag,
+}
+
+/// The plane that serves.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its label.
+    pub region: Region,
+    /// Its name.
+    pub zone: Zone,
+}
+
+/// What all exchanges of a plane have in common.
+#[derive(Debug)]
+pub struct Desk {
+    stamp: Stamp,
+    plane: String,
+    recorder: Recorder,
+    cors: Cors,
+}
+
+/// One request under way: what its answer needs to know, whichever phase makes it.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    desk: &'a Desk,
+    /// The request's id, of ours.
+    pub id: RequestId,
+    /// Its record.
+    pub guard: Guard,
+    /// How errors are told.
+    pub dialect: Dialect,
+    /// The id of the JSON-RPC request in the body.
+    pub rpc_id: Option<String>,
+    /// The caller asked for a stream.
+    pub streams: bool,
+    counts_tokens: bool,
+    method: Method,
+    /// The page that calls, if it may.
+    origin: Option<HeaderValue>,
+    cut: CutFlag,
+}
+
+impl Desk {
+    /// The desk of a plane.
+    pub fn new(place: &Place, recorder: Recorder, cors: Cors) -> Self {
+        let Place { region, zone } = place;
+        Self {
+            stamp: Stamp::new(region, zone),
+            plane: format!("{region}/{zone}"),
+            recorder,
+            cors,
+        }
+    }
+
+    /// The request exists from here on: it has an id and a record.
+    pub fn begin(
+        &self,
+        head: &Parts,
+        peer: &Peer,
+        endpoint: &Result<Endpoint, Problem>,
+    ) -> Exchange<'_> {
+        let id = RequestId::from_bytes(Uuid::now_v7().into_bytes());
+        let client_id = head
+            .headers
+            .get(REQUEST_ID)
+            .and_then(|value| value.to_str().ok());
+        let record = Record {
+            ts: jiff::Timestamp::now(),
+            request_id: id.to_string(),
+            client_request_id: client_id.map(|id| id.chars().take(CLIENT_ID).collect()),
+            plane: self.plane.clone(),
+            kind: endpoint.as_ref().map_or("other", Endpoint::kind),
+            method: head.method.to_string(),
+            path: head.uri.path().to_owned(),
+            ..Record::default()
+        };
+        // Only to HTTP/1.0 is a closed connection a good end.
+        let resets = head.version == Version::HTTP_10;
+        Exchange {
+            desk: self,
+            id,
+            guard: self.recorder.begin(record),
+            dialect: Dialect::of(head.uri.path(), &head.headers),
+            rpc_id: None,
+            streams: false,
+            counts_tokens: matches!(endpoint, Ok(Endpoint::Model)),
+            method: head.method.clone(),
+            origin: self.cors.listed(&head.headers),
+            cut: if resets {
+                peer.cut.clone()
+            } else {
+                CutFlag::default()
+            },
+        }
+    }
+
+    /// Which web pages may call.
+    pub const fn cors(&self) -> &Cors {
+        &self.cors
+    }
+}
+
+impl Exchange<'_> {
+    /// A backend's answer: its head in our terms, its body as it comes. `before` is the time that the
+    /// call took to reach the relay.
+    pub async fn pass(mut self, answered: Answered, before: Duration) -> Response<EdgeAnswer> {
+        let Answered {
+            response,
+            route,
+            timings,
+        } = answered;
+        let (mut head, mut body) = response.into_parts();
+        let fields = self.guard.fields();
+        fields.service = Some(route.service.to_string());
+        fields.agent = Some(route.agent.to_string());
+        fields.transport = Some(route.transport.to_string());
+        fields.attempts = u32::from(route.attempts);
+        fields.status = Some(head.status.as_u16());
+        if respond::is_bodiless(head.status, &head.headers, &self.method) {
+            body = match respond::finish(body).await {
+                Ok(body) => body,
+                Err(problem) => return self.refuse(&problem),
+            };
+        }
+        let hops = Hops {
+            gateway: before + timings.sent,
+            tunnel: timings.accepted.saturating_sub(timings.sent),
+            backend: timings.head.saturating_sub(timings.accepted),
+        };
+        respond::dress(&mut head.headers);
+        self.desk
+            .stamp
+            .mark(&mut head.headers, self.guard.request_id(), Some(hops));
+        if let Some(origin) = self.origin.take() {
+            cors::mark(&mut head.headers, origin);
+        }
+        let watch = Watch {
+            dialect: self.dialect,
+            call: self.rpc_id,
+            keep_alive: self.streams,
+            count_tokens: self.counts_tokens && respond::has_readable_usage(&head.headers),
+            cut: self.cut,
+        };
+        let body = AnswerBody::new(body, &head.headers, self.guard, watch);
+        Response::from_parts(head, body)
+    }
+
+    /// An error of ours.
+    pub fn refuse(mut self, problem: &Problem) -> Response<EdgeAnswer> {
+        self.guard.refused(problem);
+        let id = self.guard.request_id();
+        let answer = respond::problem(problem, self.dialect, id, self.rpc_id.as_deref());
+        self.own(answer)
+    }
+
+    /// An answer of ours.
+    pub fn own(mut self, answer: Response<Bytes>) -> Response<EdgeAnswer> {
+        let (mut head, bytes) = answer.into_parts();
+        self.guard.fields().status = Some(head.status.as_u16());
+        self.desk
+            .stamp
+            .mark(&mut head.headers, self.guard.request_id(), None);
+        if let Some(origin) = self.origin.take() {
+            cors::mark(&mut head.headers, origin);
+        }
+        if head.status != http::StatusCode::NO_CONTENT {
+            head.headers
+                .insert(header::CONTENT_LENGTH, bytes.len().into());
+        }
+        let bytes = if self.method == Method::HEAD {
+            Bytes::new()
+        } else {
+            bytes
+        };
+        Response::from_parts(head, AnswerBody::own(bytes, self.guard))
+    }
+}

@@ -1,0 +1,325 @@
+//! The plane of a process: enrolled, bound, wired, served and drained.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use culvert_certs::{Credentials, HostPort, Identity, PlaneIdentity, tls::edge_server};
+use culvert_control::{Control, LocalPlane, Places, PlaneKey, api::LinkStatus};
+use culvert_relay::{Edge, EdgeConnection, Relay, RelayConfig, RelayInputs};
+use culvert_tunnel::ResetKeys;
+use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission,
+    cors::Cors,
+    courier,
+    exchange::Place,
+    exit::Failure,
+    handler::{Handler, Wiring},
+    journal::{Journal, QUEUE},
+    mcp::origin::Origins,
+    metrics::EdgeMetrics,
+    node::bind,
+    record::Recorder,
+    renewal::Renewal,
+    server::Server,
+};
+
+/// Callers' TLS connections between the link port and the edge.
+const EDGE_QUEUE: usize = 64;
+
+/// The plane of a process.
+#[derive(Debug)]
+pub struct PlaneSpec {
+    /// Where it is.
+    pub place: Place,
+    /// What seals what it keeps.
+    pub key: PlaneKey,
+    /// Where links, joins and callers' TLS are taken.
+    pub link_listen: SocketAddr,
+    /// The name or address by which members reach it; the port is the bound one unless given.
+    pub advertise: Advertise,
+    /// Where callers are served without TLS.
+    pub plain_listen: Option<SocketAddr>,
+    /// The certificate for callers; by default the plane's own.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// How long a drain lets started calls finish.
+    pub drain_timeout: Duration,
+    /// How long it serves on while it says that it is not ready.
+    pub leave_after: Duration,
+    /// Connections of callers at once.
+    pub max_connections: usize,
+    /// The file of records.
+    pub records: Option<PathBuf>,
+    /// Origins of web pages that may call.
+    pub origins: Vec<String>,
+}
+
+/// How others reach this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    /// A DNS name or an address.
+    pub host: String,
+    /// The port, where it is not the bound one.
+    pub port: Option<u16>,
+}
+
+/// Where a plane is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Links, joins and callers' TLS.
+    pub links: SocketAddr,
+    /// As others reach it.
+    pub advertised: HostPort,
+    /// Callers without TLS.
+    pub plain: Option<SocketAddr>,
+}
+
+/// A plane that serves.
+#[derive(Debug)]
+pub struct Plane {
+    server: Server,
+    relay: Relay,
+    /// Tells the relay to drain and end.
+    leave: CancellationToken,
+    relaying: JoinSet<()>,
+    drain_timeout: Duration,
+    leave_after: Duration,
+}
+
+impl Plane {
+    /// The links of this plane, for operators.
+    pub fn links(&self) -> impl Fn() -> Vec<LinkStatus> + Send + Sync + 'static + use<> {
+        let relay = self.relay.clone();
+        move || links(&relay)
+    }
+
+    /// Balancers see that we are not ready, and agents dial replacements, while we still serve.
+    /// Then callers are drained, and last the links that their calls go over.
+    pub async fn end(mut self) {
+        tracing::info!(within = ?self.drain_timeout, "draining");
+        self.relay.announce_leaving();
+        sleep(self.leave_after).await;
+        self.server.drain(self.drain_timeout).await;
+        self.leave.cancel();
+        while self.relaying.join_next().await.is_some() {}
+    }
+}
+
+/// Enrols the plane, binds its ports and serves.
+///
+/// # Errors
+/// A key or a port cannot be used.
+pub async fn start(
+    node: PlaneSpec,
+    control: &Control,
+    registry: &mut Registry,
+    tasks: &mut JoinSet<()>,
+) -> Result<(Addresses, Plane), Failure> {
+    let hosts = hosts(&node.advertise.host);
+    let (replica, first) = enroll(&node, control, &hosts).await?;
+    let edge_tls = edge_config(&node, &first)?;
+    let credentials = watch::Sender::new(Arc::new(first));
+    let edge_tls = watch::Sender::new(edge_tls);
+    let (edge_queue, edge_connections) = mpsc::channel::<EdgeConnection>(EDGE_QUEUE);
+    let edge = Edge {
+        tls: edge_tls.subscribe(),
+        connections: edge_queue,
+    };
+    let config = control.snapshot();
+    let admitted = watch::Sender::new(Arc::new(admission::of(&config.borrow())));
+    let inputs = RelayInputs {
+        credentials: credentials.subscribe(),
+        admission: admitted.subscribe(),
+        reset_keys: reset_keys(&node.key)?,
+        edge: Some(edge),
+    };
+    let mut relay_config = RelayConfig::new(node.link_listen);
+    relay_config.drain_timeout = node.drain_timeout;
+    let bound = Relay::bind(relay_config, inputs).await;
+    let (relay, requests) = bound.map_err(|e| Failure::unreachable(&e))?;
+    relay.metrics().register(registry);
+    tasks.spawn(admission::follow(config, admitted));
+    tasks.spawn(courier::carry(control.clone(), requests));
+    let renewal = Renewal {
+        replica,
+        hosts,
+        public: node.tls.is_none(),
+        credentials,
+        edge_tls,
+    };
+    tasks.spawn(renewal.run(control.clone()));
+    let links = relay.address();
+    let handler = handler(&node, control, &relay, registry, tasks).await?;
+    let server = Server::new(Arc::new(handler), node.max_connections);
+    let plain = serve_edge(&server, node.plain_listen, edge_connections, tasks).await?;
+    let advertised = announce(control, &node.advertise, links, plain)?;
+    let leave = CancellationToken::new();
+    let mut relaying = JoinSet::new();
+    let (serving, leaving) = (relay.clone(), leave.clone());
+    relaying.spawn(async move {
+        if let Err(error) = serving.serve(leaving.cancelled_owned()).await {
+            tracing::error!(%error, "the relay cannot serve");
+        }
+    });
+    let (drain_timeout, leave_after) = (node.drain_timeout, node.leave_after);
+    let running = Plane {
+        server,
+        relay,
+        leave,
+        relaying,
+        drain_timeout,
+        leave_after,
+    };
+    Ok((
+        Addresses {
+            links,
+            advertised,
+            plain,
+        },
+        running,
+    ))
+}
+
+async fn enroll(
+    node: &PlaneSpec,
+    control: &Control,
+    hosts: &[String],
+) -> Result<(PlaneIdentity, Credentials), Failure> {
+    let Place { region, zone } = node.place.clone();
+    let local = LocalPlane {
+        region,
+        zone,
+        hosts: hosts.to_vec(),
+    };
+    let enrolled = control
+        .enroll_plane(&local)
+        .await
+        .map_err(|e| Failure::internal(&e))?;
+    match enrolled.identity.clone() {
+        Identity::Plane(replica) => Ok((replica, enrolled)),
+        Identity::Agent(_) => Err(Failure::Internal(
+            "control enrolled an agent as a plane".into(),
+        )),
+    }
+}
+
+async fn handler(
+    node: &PlaneSpec,
+    control: &Control,
+    relay: &Relay,
+    registry: &mut Registry,
+    tasks: &mut JoinSet<()>,
+) -> Result<Handler, Failure> {
+    let metrics = EdgeMetrics::new(registry);
+    let mut queue = None;
+    if let Some(path) = &node.records {
+        let journal = Journal::open(path.clone())
+            .await
+            .map_err(|error| Failure::Usage(format!("records at {}: {error}", path.display())))?;
+        let (sender, records) = mpsc::channel(QUEUE);
+        queue = Some(sender);
+        tasks.spawn(journal.run(records));
+    }
+    let own = ["localhost", "127.0.0.1", "[::1]"]
+        .map(str::to_owned)
+        .into_iter();
+    let names = own.chain([node.advertise.host.clone()]).collect();
+    Ok(Handler::new(Wiring {
+        place: node.place.clone(),
+        config: control.snapshot(),
+        relay: relay.clone(),
+        origins: Origins::new(node.origins.clone(), names),
+        cors: Cors::new(&node.origins),
+        recorder: Recorder::new(metrics.clone(), queue),
+        metrics,
+    }))
+}
+
+async fn serve_edge(
+    server: &Server,
+    plain: Option<SocketAddr>,
+    over_tls: mpsc::Receiver<EdgeConnection>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Option<SocketAddr>, Failure> {
+    let tls = server.clone();
+    tasks.spawn(async move { tls.accept_tls(over_tls).await });
+    let Some(address) = plain else {
+        return Ok(None);
+    };
+    let listener = bind(address, "callers").await?;
+    let address = listener.local_addr().map_err(|e| Failure::internal(&e))?;
+    let plain = server.clone();
+    tasks.spawn(async move { plain.accept_plain(listener).await });
+    Ok(Some(address))
+}
+
+/// Tells control where members find this plane, so that it can mint tokens.
+fn announce(
+    control: &Control,
+    advertise: &Advertise,
+    links: SocketAddr,
+    plain: Option<SocketAddr>,
+) -> Result<HostPort, Failure> {
+    let port = advertise.port.unwrap_or(links.port());
+    let advertised = HostPort::new(&advertise.host, port)
+        .map_err(|error| Failure::Usage(format!("advertise `{}`: {error}", advertise.host)))?;
+    let suffix = advertised.ip().is_none().then(|| advertised.host());
+    control.announce(Places {
+        addresses: vec![advertised.clone()],
+        dns_suffixes: suffix.into_iter().collect(),
+        gateway_url: Some(gateway_url(&advertised, plain)),
+    });
+    Ok(advertised)
+}
+
+/// Where callers reach this plane: without TLS where that is bound, else over the link port.
+pub fn gateway_url(advertised: &HostPort, plain: Option<SocketAddr>) -> String {
+    let Some(plain) = plain else {
+        return format!("https://{advertised}");
+    };
+    let named = HostPort::new(&advertised.host(), plain.port());
+    format!("http://{}", named.as_ref().unwrap_or(advertised))
+}
+
+fn edge_config(node: &PlaneSpec, own: &Credentials) -> Result<Arc<ServerConfig>, Failure> {
+    match &node.tls {
+        Some(tls) => Ok(Arc::clone(tls)),
+        None => edge_server(own).map_err(|e| Failure::internal(&e)),
+    }
+}
+
+fn reset_keys(key: &PlaneKey) -> Result<ResetKeys, Failure> {
+    let secret = key.sealing_key().derive("culvert quic keys v1");
+    let secret = secret.map_err(|e| Failure::internal(&e))?;
+    ResetKeys::derive(&secret).map_err(|e| Failure::internal(&e))
+}
+
+/// What the plane's certificate is for. Loopback always, so that the machine itself can call.
+fn hosts(advertised: &str) -> Vec<String> {
+    let mut hosts = vec![advertised.to_owned()];
+    for own in ["localhost", "127.0.0.1", "::1"] {
+        if own != advertised {
+            hosts.push(own.to_owned());
+        }
+    }
+    hosts
+}
+
+fn links(relay: &Relay) -> Vec<LinkStatus> {
+    let status = relay.status();
+    let link = |link| {
+        let mut value = serde_json::to_value(link).ok()?;
+        value
+            .as_object_mut()?
+            .insert("plane".to_owned(), status.zone.clone().into());
+        serde_json::from_value(value).ok()
+    };
+    status.links.iter().filter_map(link).collect()
+}

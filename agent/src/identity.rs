@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use culvert_certs::store::{CredentialStore, Membership, Refusal, StoredIdentity};
-use culvert_certs::{Identity, JoinToken, KeyPair, RootPin};
+use culvert_certs::{Identity, JoinAnswer, JoinToken, KeyPair, RootPin};
 use culvert_wire::Backoff;
 
 use crate::error::{AgentError, chain};
-use crate::join::{self, JoinFailure, Joined};
+use crate::join::{self, JoinFailure};
 
 /// How long joining is tried while nobody answers.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(300);
@@ -74,19 +74,19 @@ pub async fn join(
         ));
     }
     let key = KeyPair::generate().map_err(|error| AgentError::Internal(chain(&error)))?;
-    let joined = ask(token, &key)
+    let mut answer = ask(token, &key)
         .await
         .map_err(|error| keep(store, token, error))?;
     let membership = Membership {
-        addresses: match &joined.answer.addresses {
+        addresses: match &answer.addresses {
             none if none.is_empty() => token.addresses.clone(),
             some => some.clone(),
         },
-        dns_suffixes: joined.answer.dns_suffixes.clone(),
+        dns_suffixes: answer.dns_suffixes.clone(),
         token_id: Some(token.id()),
     };
-    let credentials = joined
-        .answer
+    let gateway_url = answer.gateway_url.take();
+    let credentials = answer
         .into_credentials(token, key, SystemTime::now())
         .map_err(|error| {
             AgentError::Internal(format!("the answer cannot be used: {}", chain(&error)))
@@ -94,7 +94,7 @@ pub async fn join(
     store
         .publish(&credentials, &membership)
         .map_err(|error| state_error(&error))?;
-    if let Some(url) = &joined.gateway_url {
+    if let Some(url) = &gateway_url {
         crate::gateway::keep(store.dir(), url);
     }
     tracing::info!(identity = %credentials.identity, "joined");
@@ -104,7 +104,7 @@ pub async fn join(
     })
 }
 
-async fn ask(token: &JoinToken, key: &KeyPair) -> Result<Joined, JoinFailure> {
+async fn ask(token: &JoinToken, key: &KeyPair) -> Result<JoinAnswer, JoinFailure> {
     let began = Instant::now();
     let mut backoff = Backoff::with(JOIN_BACKOFF_BASE, JOIN_BACKOFF_CAP);
     loop {

@@ -22,15 +22,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer, in bytes: a chain and a bundle.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
-/// What joining gave.
-#[derive(Debug)]
-pub struct Joined {
-    /// Identity and bundle, to be checked against the token.
-    pub answer: JoinAnswer,
-    /// The URL that callers use, where the plane says so.
-    pub gateway_url: Option<String>,
-}
-
 /// Why it gave nothing.
 #[derive(Debug)]
 pub enum JoinFailure {
@@ -47,11 +38,11 @@ pub enum JoinFailure {
     Broken(String),
 }
 
-/// Asks each address of the token once.
+/// Asks each address of the token once. The answer is still to be checked against the token.
 ///
 /// # Errors
 /// [`JoinFailure`]: a refusal by the first that refuses, else the last address's.
-pub async fn once(token: &JoinToken, key: &KeyPair) -> Result<Joined, JoinFailure> {
+pub async fn once(token: &JoinToken, key: &KeyPair) -> Result<JoinAnswer, JoinFailure> {
     let broken = |error: &dyn std::error::Error| JoinFailure::Broken(chain(error));
     let csr = key.csr().map_err(|error| broken(&error))?;
     let request = JoinRequest::new(token, csr).map_err(|error| broken(&error))?;
@@ -75,7 +66,7 @@ async fn ask(
     address: &HostPort,
     config: &Arc<rustls::ClientConfig>,
     body: Bytes,
-) -> Result<Joined, JoinFailure> {
+) -> Result<JoinAnswer, JoinFailure> {
     let unreachable = |what: &str, error: &dyn std::error::Error| {
         JoinFailure::Unreachable(format!("{address}: {what}: {}", chain(error)))
     };
@@ -127,17 +118,8 @@ async fn ask(
         JoinFailure::Unreachable(reason) => {
             JoinFailure::Unreachable(format!("{address}: {reason}"))
         }
-        other => other,
+        failure @ (JoinFailure::Refused { .. } | JoinFailure::Broken(_)) => failure,
     })
-}
-
-/// The answer's body, beside what certificates need.
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(flatten)]
-    answer: JoinAnswer,
-    #[serde(default)]
-    gateway_url: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -153,17 +135,10 @@ struct RefusedError {
     message: String,
 }
 
-fn read(status: StatusCode, body: &[u8]) -> Result<Joined, JoinFailure> {
+fn read(status: StatusCode, body: &[u8]) -> Result<JoinAnswer, JoinFailure> {
     match status {
-        StatusCode::OK => {
-            let answer: Answer = serde_json::from_slice(body).map_err(|error| {
-                JoinFailure::Broken(format!("the answer cannot be read: {error}"))
-            })?;
-            Ok(Joined {
-                answer: answer.answer,
-                gateway_url: answer.gateway_url,
-            })
-        }
+        StatusCode::OK => serde_json::from_slice(body)
+            .map_err(|error| JoinFailure::Broken(format!("the answer cannot be read: {error}"))),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
             Err(JoinFailure::Unreachable(format!("answers {status}")))
         }

@@ -25,6 +25,7 @@ mod record;
 mod secret;
 mod serve;
 pub mod service;
+mod session;
 pub mod status;
 pub mod supervisor;
 pub mod verbs;

@@ -168,14 +168,14 @@ mod tests {
     fn now(entry: Entry) -> Turn {
         match entry {
             Entry::Now(turn) => turn,
-            other => panic!("{other:?}"),
+            Entry::Wait(_) | Entry::Full => panic!("it has to wait"),
         }
     }
 
     fn wait(entry: Entry) -> Ticket {
         match entry {
             Entry::Wait(ticket) => ticket,
-            other => panic!("{other:?}"),
+            Entry::Now(_) | Entry::Full => panic!("it does not wait"),
         }
     }
 

@@ -170,8 +170,12 @@ const SPECIAL: &[(IpAddr, u8, &str)] = &[
 mod tests {
     use super::*;
 
+    fn at(ip: &str) -> SocketAddr {
+        SocketAddr::new(ip.parse().expect(ip), 80)
+    }
+
     fn check(reach: &Reach, ip: &str) -> Result<(), Forbidden> {
-        reach.check(SocketAddr::new(ip.parse().expect(ip), 80), &[])
+        reach.check(at(ip), &[])
     }
 
     fn anywhere() -> Reach {

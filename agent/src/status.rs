@@ -204,11 +204,11 @@ pub fn ready_curl(gateway: &str, connector: &str, service: &ServiceStatus) -> St
     match service.kind.as_str() {
         "model" => {
             let model = service.models.first().map_or("MODEL", String::as_str);
-            let body = serde_json::json!({
-                "model": format!("{connector}/{model}"),
-                "messages": [{"role": "user", "content": "hello"}],
-            });
-            let quoted = body.to_string().replace('\'', "'\\''");
+            // The model first: it is what a person changes.
+            let model = serde_json::Value::from(format!("{connector}/{model}"));
+            let body =
+                format!(r#"{{"model":{model},"messages":[{{"role":"user","content":"hello"}}]}}"#);
+            let quoted = body.replace('\'', "'\\''");
             format!(
                 "curl {gateway}/v1/chat/completions {key} -H 'content-type: application/json' -d '{quoted}'"
             )

@@ -135,6 +135,7 @@ impl Agent {
                 leaving: leaving.clone(),
             }),
             dialer: Dialer::new(UdpOptions::default()),
+            post_quantum: config.post_quantum,
             zones: zones_now,
             drain_timeout: drain_now,
             leaving,
@@ -224,7 +225,7 @@ impl Agent {
             Ok(config) => {
                 if needs_restart(current, &config) {
                     tracing::warn!(
-                        "state_dir, health_listen, audit, join and log take effect at the next start"
+                        "state_dir, health_listen, audit, post_quantum, join and log take effect at the next start"
                     );
                 }
                 self.zones.send_replace(config.planes.clone());
@@ -267,6 +268,7 @@ impl Agent {
             }
         }
         links.shutdown().await;
+        tracing::info!("no link is left");
         self.stop.cancel();
         self.shown.services.stop();
         let Self {
@@ -284,6 +286,7 @@ impl Agent {
         {
             tracing::debug!(tasks = background.len(), "not waited for any longer");
         }
+        tracing::debug!("ended");
     }
 }
 
@@ -292,6 +295,7 @@ fn needs_restart(old: &Config, new: &Config) -> bool {
     old.state_dir != new.state_dir
         || old.health_listen != new.health_listen
         || old.audit != new.audit
+        || old.post_quantum != new.post_quantum
         || old.log != new.log
 }
 

@@ -9,20 +9,23 @@ mod save;
 mod service;
 mod tls;
 mod units;
+mod url;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_certs::tls::PostQuantum;
 use serde_saphyr::{Location, Spanned};
 
 pub use expand::Sources;
 pub use flags::{FlagServices, Flags};
 pub use save::save;
-pub use service::{HealthSpec, LimitSpec, Scheme, ServiceDef, ServiceKind, ServiceUrl};
+pub use service::{HealthSpec, LimitSpec, ServiceDef, ServiceKind};
 pub(crate) use service::{MAX_MODEL_NAME_BYTES, MAX_MODELS};
 pub use tls::TlsSpec;
+pub use url::{Scheme, ServiceUrl};
 
 use raw::{RawAudit, RawFile, Text};
 
@@ -51,6 +54,8 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// Zones of the planes that may be served; all where none is named.
     pub planes: Option<Vec<String>>,
+    /// Whether a link without the post-quantum group is one.
+    pub post_quantum: PostQuantum,
     /// Longest drain.
     pub drain_timeout: Duration,
     /// The filter of the log (`info`, `culvert_agent=debug`).
@@ -186,14 +191,6 @@ fn plain_message(error: &serde_saphyr::Error) -> String {
 fn parse(raw: RawFile, flags: &Flags, sources: &Sources) -> Result<Config, ConfigError> {
     later("nearest", raw.nearest.as_ref())?;
     later("proxy", raw.proxy.as_ref())?;
-    if let Some(post_quantum) = &raw.post_quantum
-        && post_quantum.value != "prefer"
-    {
-        return Err(ConfigError::at(
-            post_quantum,
-            "`post_quantum` can only be `prefer` so far; `require` comes with a later release",
-        ));
-    }
     let state_dir = match (&flags.state_dir, &raw.state_dir) {
         (Some(flag), _) => flag.clone(),
         (None, Some(text)) => PathBuf::from(value(text, sources)?),
@@ -218,6 +215,12 @@ fn parse(raw: RawFile, flags: &Flags, sources: &Sources) -> Result<Config, Confi
         audit: audit(raw.audit.as_ref(), &state_dir, sources)?,
         state_dir,
         health_listen,
+        post_quantum: optional(raw.post_quantum.as_ref(), sources, |text| match text {
+            "prefer" => Ok(PostQuantum::Prefer),
+            "require" => Ok(PostQuantum::Require),
+            _ => Err(format!("`{text}` is neither `prefer` nor `require`")),
+        })?
+        .unwrap_or_default(),
         planes: raw
             .planes
             .map(|zones| values(&zones, sources))

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
-use url::Url;
 
 use super::raw::{RawAllow, RawHealth, RawLimits, RawService};
 use super::tls::{self, TlsSpec};
+use super::url::ServiceUrl;
 use super::{ConfigError, Sources, later, optional, parsed, units, value, values};
 use crate::headers::HeaderRules;
-use crate::policy::{Allow, Base, PathRule, Rules};
+use crate::policy::{Allow, PathRule, Rules};
 use crate::reach::Reach;
 
 /// Longest name of a model, in bytes, and of anything else on the wire.
@@ -65,34 +65,6 @@ pub enum ServiceKind {
     Mcp,
     /// Anything else that speaks HTTP.
     Http,
-}
-
-/// Where a backend is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceUrl {
-    /// Plain or TLS.
-    pub scheme: Scheme,
-    /// A name, or an address without brackets.
-    pub host: String,
-    /// The port, given or the scheme's.
-    pub port: u16,
-    /// The value of `Host`.
-    pub authority: HeaderValue,
-    /// What every path begins with.
-    pub base: Base,
-    /// The url says `localhost` or a loopback address.
-    pub loopback: bool,
-    /// As it was written, for people.
-    pub text: String,
-}
-
-/// The scheme of a url.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// `http`.
-    Http,
-    /// `https`.
-    Https,
 }
 
 /// `health: { path, every }`.
@@ -150,7 +122,7 @@ pub(super) fn from_flag(kind: ServiceKind, text: &str) -> Result<ServiceDef, Str
     Ok(ServiceDef {
         name: service_name(name)?,
         kind,
-        urls: vec![service_url(url, kind)?],
+        urls: vec![ServiceUrl::parse(url, kind)?],
         headers: HeaderRules::new(Vec::new(), Vec::new())
             .map_err(|(name, error)| format!("{name} {error}"))?,
         rules: match kind {
@@ -254,14 +226,14 @@ fn urls(
     sources: &Sources,
 ) -> Result<Vec<ServiceUrl>, ConfigError> {
     match (&raw.url, &raw.urls) {
-        (Some(url), None) => Ok(vec![parsed(url, sources, |t| service_url(t, kind))?]),
+        (Some(url), None) => Ok(vec![parsed(url, sources, |t| ServiceUrl::parse(t, kind))?]),
         (None, Some(list)) if list.value.is_empty() || list.value.len() > MAX_URLS => Err(
             ConfigError::at(list, format!("`urls` takes 1 to {MAX_URLS}")),
         ),
         (None, Some(list)) => list
             .value
             .iter()
-            .map(|url| parsed(url, sources, |t| service_url(t, kind)))
+            .map(|url| parsed(url, sources, |t| ServiceUrl::parse(t, kind)))
             .collect(),
         (Some(_), Some(list)) => Err(ConfigError::at(list, "either `url` or `urls`, not both")),
         (None, None) => Err(ConfigError::at(
@@ -269,49 +241,6 @@ fn urls(
             format!("the service `{}` has no `url`", raw.name.value),
         )),
     }
-}
-
-fn service_url(text: &str, kind: ServiceKind) -> Result<ServiceUrl, String> {
-    let url = Url::parse(text).map_err(|error| format!("`{text}` is not a url: {error}"))?;
-    let scheme = match url.scheme() {
-        "http" => Scheme::Http,
-        "https" => Scheme::Https,
-        other => return Err(format!("`{other}` is neither http nor https")),
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("credentials go to `headers`, not into the url".to_owned());
-    }
-    if url.fragment().is_some() || (url.query().is_some() && kind != ServiceKind::Mcp) {
-        return Err("a query or fragment has no place here".to_owned());
-    }
-    let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
-        return Err(format!("`{text}` names no host"));
-    };
-    let loopback = match &host {
-        url::Host::Domain(name) => {
-            let name = name.trim_end_matches('.');
-            name == "localhost" || name.ends_with(".localhost")
-        }
-        url::Host::Ipv4(ip) => ip.is_loopback(),
-        url::Host::Ipv6(ip) => ip.is_loopback(),
-    };
-    let authority = match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_string(),
-    };
-    Ok(ServiceUrl {
-        scheme,
-        host: match &host {
-            url::Host::Domain(name) => (*name).to_owned(),
-            url::Host::Ipv4(ip) => ip.to_string(),
-            url::Host::Ipv6(ip) => ip.to_string(),
-        },
-        port,
-        authority: HeaderValue::try_from(authority).map_err(|error| error.to_string())?,
-        base: Base::new(&url).map_err(|error| format!("`{text}`: {error}"))?,
-        loopback,
-        text: text.to_owned(),
-    })
 }
 
 fn headers(raw: &RawService, sources: &Sources) -> Result<HeaderRules, ConfigError> {

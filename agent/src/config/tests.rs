@@ -101,8 +101,8 @@ fn keys_of_later_releases_are_errors_that_say_so() {
         );
     }
     assert!(message("nearest: 3\n").contains("later release"));
-    assert!(message("post_quantum: require\n").contains("later release"));
-    assert!(read_text("post_quantum: prefer\n").is_ok());
+    assert!(read_text("post_quantum: require\n").is_ok());
+    assert!(message("post_quantum: avoid\n").starts_with("1:15: "));
 }
 
 #[test]

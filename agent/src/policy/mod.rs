@@ -170,9 +170,12 @@ mod tests {
 
     use super::*;
 
+    fn base(url: &str) -> Base {
+        Base::new(&url::Url::parse(url).expect("a url")).expect("a base")
+    }
+
     fn sent(rules: &Rules, url: &str, method: Method, target: &str) -> Result<String, Denied> {
-        let base = Base::new(&url::Url::parse(url).expect("a url")).expect("a base");
-        rules.admit(&method, target).map(|ok| base.target(&ok))
+        rules.admit(&method, target).map(|ok| base(url).target(&ok))
     }
 
     fn billing() -> Rules {

@@ -151,6 +151,8 @@ async fn models(service: &Service, backend: &Backend) -> Result<Option<Vec<Strin
 fn failed(path: &str, error: &OwnError) -> String {
     match error {
         OwnError::Connect(error) => chain(error),
-        other => format!("{path}: {}", chain(other)),
+        OwnError::Failed(_) | OwnError::Body | OwnError::Path => {
+            format!("{path}: {}", chain(error))
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! An authority, a relay made of the tunnel's own parts, and an agent's link to it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use culvert_agent::audit::Audit;
 use culvert_agent::call::Calls;
-use culvert_agent::config::{Flags, ServiceDef, Sources, parse_text};
+use culvert_agent::config::{AuditSpec, Flags, ServiceDef, Sources, WhenFull, parse_text};
 use culvert_agent::link::{self, Linking, Revoked};
 use culvert_agent::links::Links;
 use culvert_agent::metrics::Metrics;
@@ -48,7 +48,7 @@ pub(crate) struct World {
     pub(crate) leaving: CancellationToken,
     pub(crate) agent: JoinSet<Result<(), Revoked>>,
     listener: QuicListener,
-    _tls: watch::Sender<Arc<rustls::ServerConfig>>,
+    _tls: TlsNow,
     background: TaskTracker,
     audit: Option<Audit>,
     audit_path: PathBuf,
@@ -86,71 +86,49 @@ pub(crate) fn mcp(addr: SocketAddr) -> String {
 
 impl World {
     pub(crate) fn new(yaml: &str) -> Self {
-        let authority =
-            Authority::create("culvert.test".parse().expect("a domain"), SystemTime::now())
-                .expect("an authority");
+        let domain = "culvert.test".parse().expect("a domain");
+        let authority = Authority::create(domain, SystemTime::now()).expect("an authority");
         let me = AgentIdentity {
             trust_domain: authority.trust_domain().clone(),
             tenant: "acme".parse().expect("a name"),
             connector: "prod-vpc".parse().expect("a name"),
             agent: AgentId::random(),
         };
-        let plane = Identity::Plane(PlaneIdentity {
-            trust_domain: authority.trust_domain().clone(),
-            region: "US".parse().expect("a region"),
-            zone: "ORF".parse().expect("a zone"),
-            replica: culvert_certs::ReplicaId::random(),
-        });
-        let server = tls::link_server(&enroll(&authority, &plane)).expect("tls");
-        let (tls, tls_now) = watch::channel(server);
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let keys = ResetKeys::random().expect("keys");
-        let listener =
-            QuicListener::bind(any, tls_now, keys, UdpOptions::default()).expect("a listener");
+        let (listener, tls) = listen(&authority);
         let dir = tempfile::tempdir().expect("a directory");
+        let audit_path = dir.path().join("audit.jsonl");
         let background = TaskTracker::new();
         let services = Arc::new(Services::new(Arc::from([]), background.clone()));
         services.apply(&services_of(yaml)).expect("services");
-        let audit_path = dir.path().join("audit.jsonl");
-        let config = parse_text(
-            &format!("audit: {{ path: {} }}", audit_path.display()),
-            &Flags::default(),
-            &Sources::SYSTEM,
-        );
-        let (audit, writer) = Audit::new(&config.expect("a configuration").audit);
-        background.spawn(writer.run());
         let keeper = Arc::clone(&services);
         background.spawn(async move { keeper.run().await });
+        let (audit, writer) = Audit::new(&audit_spec(&audit_path));
+        background.spawn(writer.run());
         let leaving = CancellationToken::new();
         let (zones, zones_now) = watch::channel(None);
         let (drain, drain_now) = watch::channel(Duration::from_secs(30));
-        let linking = Arc::new(Linking {
+        let calls = Calls {
+            services: Arc::clone(&services),
+            audit: audit.clone(),
+            metrics: Arc::new(Metrics::default()),
+            memory: Mutex::new(CallMemory::new()),
+            leaving: leaving.clone(),
+        };
+        let linking = Linking {
             identity: StoredIdentity {
                 credentials: enroll(&authority, &Identity::Agent(me.clone())),
                 membership: Membership::default(),
             },
             instance: InstanceId::from_bytes([1; 16]),
-            calls: Arc::new(Calls {
-                services: Arc::clone(&services),
-                audit: audit.clone(),
-                metrics: Arc::new(Metrics::default()),
-                memory: Mutex::new(CallMemory::new()),
-                leaving: leaving.clone(),
-            }),
+            calls: Arc::new(calls),
             dialer: Dialer::new(UdpOptions::default()),
+            post_quantum: tls::PostQuantum::Require,
             zones: zones_now,
             drain_timeout: drain_now,
             leaving: leaving.clone(),
-        });
-        let address = listener.local_addr().expect("an address");
-        let target = Target {
-            host: address.ip().to_string(),
-            port: address.port(),
-            addresses: Vec::new(),
         };
         let links = Links::default();
-        let mut agent = JoinSet::new();
-        agent.spawn(link::run(linking, target, links.add(&address.to_string())));
+        let agent = dial(linking, &links, listener.local_addr().expect("an address"));
         Self {
             authority,
             me,
@@ -268,6 +246,44 @@ impl RelayLink {
 
     pub(crate) async fn open(&self, open: Open) -> OutgoingCall {
         self.connection.open_call(open).await.expect("a stream")
+    }
+}
+
+type TlsNow = watch::Sender<Arc<rustls::ServerConfig>>;
+
+fn listen(authority: &Authority) -> (QuicListener, TlsNow) {
+    let plane = Identity::Plane(PlaneIdentity {
+        trust_domain: authority.trust_domain().clone(),
+        region: "US".parse().expect("a region"),
+        zone: "ORF".parse().expect("a zone"),
+        replica: culvert_certs::ReplicaId::random(),
+    });
+    let server = tls::link_server(&enroll(authority, &plane)).expect("tls");
+    let (tls, tls_now) = watch::channel(server);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let keys = ResetKeys::random().expect("keys");
+    let listener = QuicListener::bind(any, tls_now, keys, UdpOptions::default());
+    (listener.expect("a listener"), tls)
+}
+
+fn dial(linking: Linking, links: &Links, address: SocketAddr) -> JoinSet<Result<(), Revoked>> {
+    let target = Target {
+        host: address.ip().to_string(),
+        port: address.port(),
+        addresses: Vec::new(),
+    };
+    let guard = links.add(&address.to_string());
+    let mut agent = JoinSet::new();
+    agent.spawn(link::run(Arc::new(linking), target, guard));
+    agent
+}
+
+fn audit_spec(path: &Path) -> AuditSpec {
+    AuditSpec {
+        path: path.to_owned(),
+        rotate: 1 << 20,
+        keep: 1,
+        when_full: WhenFull::Drop,
     }
 }
 

@@ -1,0 +1,285 @@
+//! One session of a link: register, serve, drain, over one connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_certs::{Credentials, Identity, SignedRecord};
+use culvert_tunnel::{Connection, ConnectionEnd, DriveEnd};
+use culvert_wire::{Code, DialerCommand, DialerEvent, End, Hello, Offer, Reject, Welcome};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::error::chain;
+use crate::link::{Ended, Linking, Notice};
+use crate::links::{LinkGuard, Phase};
+use crate::serve::serve;
+
+/// How often health goes up while nothing but counts change.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+/// Commands that may wait for the control stream; offers and health replace older ones there.
+const COMMANDS: usize = 64;
+/// Events that may wait for us.
+const EVENTS: usize = 64;
+/// Before an address whose replica we have a link to already is dialled again.
+const DUPLICATE_PAUSE: Duration = Duration::from_secs(30);
+/// How long the calls of a connection that is closed may take to notice it.
+const AFTERMATH: Duration = Duration::from_secs(5);
+/// Kind of the records with which control revokes.
+const REVOKED_KIND: &str = "revoked";
+
+/// A connection that becomes a session.
+pub(crate) struct Session {
+    pub(crate) linking: Arc<Linking>,
+    pub(crate) guard: Arc<LinkGuard>,
+    pub(crate) connection: Connection,
+    pub(crate) notices: mpsc::Sender<Notice>,
+}
+
+impl Session {
+    /// Runs to its end, whatever it is.
+    pub(crate) async fn run(self) -> Ended {
+        let mut offers = self.linking.calls.services.offers();
+        let offer = offers.borrow_and_update().as_ref().clone();
+        self.guard.enter(Phase::Register, |_| {});
+        let control = match self.connection.open_control().await {
+            Ok(control) => control,
+            Err(end) => return Ended::Again(chain(&end), None),
+        };
+        let hello = Hello {
+            version: culvert_wire::VERSION,
+            features: Vec::new(),
+            instance: self.linking.instance,
+            attach: None,
+            offer,
+        };
+        let machine = culvert_wire::Dialer::new(Instant::now(), hello);
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let (tell, events) = mpsc::channel(EVENTS);
+        let (calls_end, calls_ended) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        let (calls, connection) = (Arc::clone(&self.linking.calls), self.connection.clone());
+        tasks.spawn(async move {
+            let end = serve(calls, connection).await;
+            // Nobody waits where the control stream has ended first.
+            drop(calls_end.send(end));
+        });
+        let driving = control.drive(machine, orders, tell);
+        let serving = self.serve(&commands, events, &mut offers);
+        let mut serving = std::pin::pin!(serving);
+        let mut driving = std::pin::pin!(driving);
+        let (verdict, end) = tokio::select! {
+                biased;
+                verdict = &mut serving => {
+                    if let Verdict::Revoked = verdict {
+                        self.connection.close(Code::Revoked, "");
+                    }
+                    (verdict, driving.await)
+                }
+                end = &mut driving => (serving.await, end),
+        };
+        tracing::debug!(?end, "a session's control stream has ended");
+        self.finish_calls(calls_ended).await;
+        while tasks.join_next().await.is_some() {}
+        self.ended(verdict, &end)
+    }
+
+    /// The connection is closed: its calls notice.
+    async fn finish_calls(&self, ended: oneshot::Receiver<ConnectionEnd>) {
+        if tokio::time::timeout(AFTERMATH, ended).await.is_err() {
+            self.connection.close(Code::AgentGone, "");
+        }
+    }
+
+    fn ended(&self, verdict: Verdict, end: &DriveEnd) -> Ended {
+        match verdict {
+            Verdict::Revoked => return Ended::Revoked,
+            Verdict::Rejected(reject) => return self.rejected(&reject),
+            Verdict::Over => {}
+        }
+        if *end == DriveEnd::Machine(End::TransportDead) {
+            self.linking.dialer.path_died(&self.connection);
+        }
+        if self.linking.leaving.is_cancelled() {
+            if *end == DriveEnd::Machine(End::Drained { clean: false }) {
+                tracing::warn!("the drain's time is over; calls were cut");
+            }
+            return Ended::Left;
+        }
+        Ended::Again(describe(end), None)
+    }
+
+    fn rejected(&self, reject: &Reject) -> Ended {
+        if reject.code == Code::Revoked {
+            return if self.proves(reject.signed.as_deref()) {
+                Ended::Revoked
+            } else {
+                Ended::Again(
+                    "a plane says that this identity is revoked, without control's signature"
+                        .to_owned(),
+                    None,
+                )
+            };
+        }
+        let pause = (reject.code == Code::Duplicate).then_some(DUPLICATE_PAUSE);
+        let least = reject
+            .minimum
+            .map(|minimum| format!("; at least version {minimum} is needed"))
+            .unwrap_or_default();
+        Ended::Again(format!("rejected: {}{least}", reject.code), pause)
+    }
+
+    fn proves(&self, signed: Option<&[u8]>) -> bool {
+        signed.is_some_and(|signed| revokes(signed, &self.linking.identity.credentials))
+    }
+
+    /// Says what is offered and how it is, and hears what the relay has to say.
+    async fn serve(
+        &self,
+        commands: &mpsc::Sender<DialerCommand>,
+        mut events: mpsc::Receiver<DialerEvent>,
+        offers: &mut watch::Receiver<Arc<Offer>>,
+    ) -> Verdict {
+        let services = Arc::clone(&self.linking.calls.services);
+        let mut changes = services.changes();
+        let mut ticks = tokio::time::interval(HEALTH_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reported = None;
+        let mut leaving = std::pin::pin!(self.linking.leaving.cancelled());
+        let mut drains = false;
+        loop {
+            let command = tokio::select! {
+                biased;
+                () = &mut leaving, if !drains => {
+                    drains = true;
+                    self.guard.enter(Phase::Drain, |_| {});
+                    Some(DialerCommand::Drain { timeout: *self.linking.drain_timeout.borrow() })
+                }
+                event = events.recv() => match event {
+                    None => return Verdict::Over,
+                    Some(event) => match self.hear(event).await {
+                        Heard::Command(command) => Some(command),
+                        Heard::Nothing => None,
+                        Heard::Verdict(verdict) => return verdict,
+                    },
+                },
+                Ok(()) = offers.changed() => {
+                    Some(DialerCommand::Offer(offers.borrow_and_update().as_ref().clone()))
+                }
+                Ok(()) = changes.changed() => None,
+                _ = ticks.tick() => None,
+            };
+            let health = services.health();
+            let news = (reported.as_ref() != Some(&health)).then(|| {
+                reported = Some(health.clone());
+                DialerCommand::Health(health)
+            });
+            for command in command.into_iter().chain(news) {
+                if commands.send(command).await.is_err() {
+                    // The driver is over; its last events are still there.
+                    tracing::trace!("a command came too late");
+                }
+            }
+        }
+    }
+
+    async fn hear(&self, event: DialerEvent) -> Heard {
+        match event {
+            DialerEvent::Welcome(welcome) => {
+                self.welcomed(&welcome);
+                drop(self.notices.send(Notice::Accepted).await);
+            }
+            DialerEvent::Rejected(reject) => return Heard::Verdict(Verdict::Rejected(reject)),
+            DialerEvent::Alive { round_trip, .. } => self.guard.note(|info| {
+                let rtt = round_trip.unwrap_or_else(|| self.connection.rtt());
+                info.rtt_ms = Some(rtt.as_secs_f64() * 1000.0);
+            }),
+            DialerEvent::ServingDead => {
+                tracing::warn!("the relay's probes do not come through; dialling a replacement");
+                drop(self.notices.send(Notice::Replace(Duration::ZERO)).await);
+            }
+            DialerEvent::Ask(ask) => {
+                return Heard::Command(DialerCommand::Answer(self.linking.calls.asked(ask)));
+            }
+            DialerEvent::GoAway(go_away) => {
+                let smear =
+                    Duration::from_millis(go_away.smear_ms).min(culvert_wire::limits::SMEAR_MAX);
+                let after = culvert_wire::backoff::scaled(smear, rand::random());
+                tracing::info!(leave_in_ms = go_away.leave_in_ms, "the replica leaves");
+                drop(self.notices.send(Notice::Replace(after)).await);
+            }
+            DialerEvent::Revoked(signed) if self.proves(Some(&signed)) => {
+                return Heard::Verdict(Verdict::Revoked);
+            }
+            DialerEvent::Revoked(_) => tracing::warn!("a revocation without control's signature"),
+            DialerEvent::Renewed(_) | DialerEvent::Planes(_) => {}
+        }
+        Heard::Nothing
+    }
+
+    fn welcomed(&self, welcome: &Welcome) {
+        let plane = format!("{}/{}", welcome.plane.region, welcome.plane.zone);
+        tracing::info!(plane, replica = %welcome.replica, session = %welcome.session, group = self.connection.group(), "a link serves");
+        self.guard.enter(Phase::Serve, |info| {
+            info.plane = Some(plane);
+            info.replica = Some(welcome.replica.to_string());
+            info.session = Some(welcome.session.to_string());
+            info.transport = Some(self.connection.transport().to_string());
+            info.group = Some(self.connection.group().to_owned());
+            info.rtt_ms = Some(self.connection.rtt().as_secs_f64() * 1000.0);
+            info.last_error = None;
+        });
+    }
+}
+
+/// What the control stream has come to.
+enum Verdict {
+    /// See its end.
+    Over,
+    Rejected(Reject),
+    Revoked,
+}
+
+enum Heard {
+    Nothing,
+    Command(DialerCommand),
+    Verdict(Verdict),
+}
+
+fn describe(end: &DriveEnd) -> String {
+    match end {
+        DriveEnd::Connection(end) => chain(end),
+        DriveEnd::Stream(error) => format!("the control stream broke: {}", chain(error)),
+        DriveEnd::Abandoned => "the session was abandoned".to_owned(),
+        DriveEnd::Machine(End::TransportDead) => {
+            "the path is dead: nothing comes any more".to_owned()
+        }
+        DriveEnd::Machine(End::NoGreeting) => "no greeting in time".to_owned(),
+        DriveEnd::Machine(End::Violation(violation)) => {
+            format!("the relay broke the protocol: {violation}")
+        }
+        DriveEnd::Machine(End::Rejected(code) | End::Closed(code)) => format!("closed: {code}"),
+        DriveEnd::Machine(End::Drained { .. } | End::Left { .. }) => {
+            "the link was drained".to_owned()
+        }
+    }
+}
+
+/// Whether control has signed that this agent, its connector or its tenant is revoked. No
+/// plane's own word is believed.
+fn revokes(signed: &[u8], credentials: &Credentials) -> bool {
+    let Identity::Agent(me) = &credentials.identity else {
+        return false;
+    };
+    let Ok(record) = SignedRecord::verify(signed, &credentials.bundle) else {
+        return false;
+    };
+    let header = record.header();
+    let names = [
+        "tenant".to_owned(),
+        format!("connector-{}", me.connector),
+        format!("agent-{}", me.agent),
+    ];
+    header.kind == REVOKED_KIND
+        && header.tenant.as_ref() == Some(&me.tenant)
+        && names.contains(&header.name)
+}

@@ -32,6 +32,9 @@ const REFUSAL_BURST: u32 = 100;
 /// Beyond the burst, one refusal of a stranger is stored in each of these.
 const REFUSAL_EVERY: Duration = Duration::from_secs(1);
 
+/// Most pages of entries before the wanted time that one answer passes over.
+const OLD_PAGES: usize = 50;
+
 /// One thing that was done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEvent {
@@ -168,25 +171,28 @@ impl Control {
             (None, None) => None,
         };
         let limit = query.limit.unwrap_or(MAX_PAGE);
-        let page = self
-            .inner
-            .records
-            .list(
-                &scope,
-                Page {
-                    after: start,
-                    limit,
-                },
-            )
-            .await?;
-        let recent = page
-            .records
-            .iter()
-            .filter(|r| r.key.name.as_str() >= since.as_str());
-        let events = recent
-            .map(crate::records::Record::parse)
-            .collect::<Result<_, _>>()?;
-        Ok((events, page.next.map(|key| key.to_string())))
+        let mut page = Page {
+            after: start,
+            limit,
+        };
+        for _ in 0..OLD_PAGES {
+            let found = self.inner.records.list(&scope, page).await?;
+            let recent = found
+                .records
+                .iter()
+                .filter(|r| r.key.name.as_str() >= since.as_str());
+            let events: Vec<_> = recent.filter_map(|record| record.parse().ok()).collect();
+            match found.next {
+                Some(after) if events.is_empty() => {
+                    page = Page {
+                        after: Some(after),
+                        limit,
+                    }
+                }
+                next => return Ok((events, next.map(|key| key.to_string()))),
+            }
+        }
+        Ok((Vec::new(), page.after.map(|key| key.to_string())))
     }
 }
 

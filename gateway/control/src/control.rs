@@ -47,6 +47,8 @@ pub struct Places {
     pub addresses: Vec<HostPort>,
     /// Under which names planes may be announced to agents later.
     pub dns_suffixes: Vec<String>,
+    /// Where callers reach the gateway: agents show it to people.
+    pub gateway_url: Option<String>,
 }
 
 /// What control needs to open.

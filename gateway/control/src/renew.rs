@@ -143,6 +143,7 @@ impl Control {
             bundle: self.bundle().as_bytes().to_vec(),
             dns_suffixes: places.dns_suffixes,
             addresses: places.addresses,
+            gateway_url: places.gateway_url,
         }
     }
 }

@@ -18,6 +18,15 @@ use super::{
 /// Largest file that is read, in bytes: a thousand documents.
 pub const MAX_FILE: usize = 1024 * 1024;
 
+/// Most values in a file, also those that aliases repeat: a thousand documents of fifty.
+const MAX_NODES: usize = 50_000;
+
+/// Deepest nesting in a file; ours is four deep.
+const MAX_DEPTH: usize = 16;
+
+/// Most comment lines in a row.
+const MAX_COMMENT_LINES: usize = 1_000;
+
 /// One document of a file.
 #[derive(Debug, Clone)]
 pub struct FileDocument {
@@ -54,8 +63,7 @@ pub fn read_file(text: &str) -> Result<Vec<FileDocument>, Vec<FileError>> {
         let why = format!("must have at most {MAX_FILE} bytes");
         return Err(vec![unreadable(0, why)]);
     }
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let nodes: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options)
+    let nodes: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options())
         .map_err(|error| vec![syntax(&error)])?;
     let mut documents = Vec::new();
     let mut errors = Vec::new();
@@ -78,10 +86,23 @@ pub fn read_file(text: &str) -> Result<Vec<FileDocument>, Vec<FileError>> {
 /// # Errors
 /// As [`read_file`].
 pub fn read_one(text: &str) -> Result<FileDocument, Vec<FileError>> {
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let node: Node =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax(&error)])?;
+    let node: Node = serde_saphyr::from_str_with_options(text, options())
+        .map_err(|error| vec![syntax(&error)])?;
     read_envelope(&node)
+}
+
+/// How files are parsed: `NO` is a text (and a zone), and what a small file can unfold to is
+/// bounded.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_nodes: MAX_NODES,
+            max_depth: MAX_DEPTH,
+            max_buffered_comment_events: MAX_COMMENT_LINES,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
+    }
 }
 
 fn syntax(error: &serde_saphyr::Error) -> FileError {
@@ -334,6 +355,43 @@ mod tests {
         }
         assert_eq!(errors("kind: Nothing\nname: x\n"), [(1, "kind".into())]);
         assert_eq!(errors("kind: Tenant\n"), [(1, "name".into())]);
+    }
+
+    #[test]
+    fn small_files_that_unfold_are_refused() {
+        let deep = format!("kind: {}", "[".repeat(100_000));
+        let mut bomb = "a0: &a0 [x]\n".to_owned();
+        for n in 1..20 {
+            let last = format!("*a{}, ", n - 1).repeat(9);
+            bomb += &format!("a{n}: &a{n} [{last}x]\n");
+        }
+        for text in [deep, bomb, "a: ".repeat(50_000), "- ".repeat(50_000)] {
+            assert!(read_file(&text).is_err(), "{}", &text[..40]);
+        }
+    }
+
+    #[test]
+    fn long_values_and_long_comments_are_read() {
+        let long = "x".repeat(4_000);
+        let json = format!(
+            r#"{{"kind": "Tenant", "name": "acme", "spec": {{"display_name": "{long}"}}}}"#
+        );
+        assert_eq!(
+            read_one(&json).unwrap().document.spec["display_name"],
+            json!(long)
+        );
+        let comments = "# a comment\n".repeat(500);
+        let yaml =
+            format!("kind: Tenant\n{comments}name: acme\nspec:\n{comments}  retention: 5d\n");
+        assert_eq!(read_one(&yaml).unwrap().line("spec.retention"), 1_004);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_file_holds_it_is_read_or_refused(text in "[ a-z0-9:{}\\[\\],&*!|>#'\"\n-]{0,200}") {
+            drop(read_file(&text));
+            drop(read_one(&text));
+        }
     }
 
     #[test]

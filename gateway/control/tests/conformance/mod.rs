@@ -8,6 +8,7 @@ use culvert_control::store::{
     Change, Expected, Key, Kind, MAX_VALUE, Page, Revision, Scope, Store, StoreError, Watch,
     WatchError, list_all,
 };
+use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 /// Longest wait for something that must happen; a healthy engine needs milliseconds.
@@ -48,6 +49,7 @@ macro_rules! conformance {
             a_dropped_wait_loses_nothing
             a_watch_ends_with_its_store
             a_reopened_store_goes_on_where_it_was
+            whatever_is_done_a_store_is_as_a_map
         );
     };
 }
@@ -375,4 +377,64 @@ pub(crate) async fn a_reopened_store_goes_on_where_it_was(bench: &impl Bench) {
     );
     assert_eq!(next(&mut watch).await.revision, last);
     assert!(put(&store, "d", "x").await > last, "revisions go on");
+}
+
+/// Random operations, some of them with an old view, against a map that does the same.
+pub(crate) async fn whatever_is_done_a_store_is_as_a_map(bench: &impl Bench) {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let store = bench.open().await;
+    let mut map: BTreeMap<Key, (Revision, Bytes)> = BTreeMap::new();
+    let mut last = Revision::ZERO;
+    for step in 0..400 {
+        let key = key(&format!("k{}", random.random_range(0..6)));
+        let current = map.get(&key).map(|(revision, _)| *revision);
+        let believed = match random.random_range(0..4) {
+            0 => Some(Revision::new(random.random_range(0..=last.get() + 1))),
+            _ => current,
+        };
+        let value = value(&step.to_string());
+        let (outcome, new) = match (random.random_bool(0.7), believed) {
+            (true, None) => {
+                let put = store.put_if(&key, Expected::Absent, value.clone()).await;
+                (put, Some(value))
+            }
+            (true, Some(revision)) => {
+                let put = store
+                    .put_if(&key, Expected::At(revision), value.clone())
+                    .await;
+                (put, Some(value))
+            }
+            (false, believed) => {
+                let revision = believed.unwrap_or(Revision::ZERO);
+                (store.delete_if(&key, revision).await, None)
+            }
+        };
+        let deletes_nothing = new.is_none() && current.is_none();
+        match outcome {
+            Ok(revision) => {
+                assert!(
+                    believed == current && !deletes_nothing && revision > last,
+                    "step {step}"
+                );
+                last = revision;
+                match new {
+                    Some(value) => map.insert(key, (revision, value)),
+                    None => map.remove(&key),
+                };
+            }
+            Err(StoreError::Conflict { current: told }) => {
+                assert!(believed != current || deletes_nothing, "step {step}");
+                assert_eq!(told, current, "step {step}");
+            }
+            Err(error) => panic!("step {step}: {error}"),
+        }
+    }
+    let (revision, entries) = list_all(&store, &Scope::All).await.unwrap();
+    let stored = entries
+        .into_iter()
+        .map(|entry| (entry.key, (entry.revision, entry.value)));
+    assert_eq!(stored.collect::<BTreeMap<_, _>>(), map);
+    assert_eq!(revision, last);
 }

@@ -78,6 +78,7 @@ impl World {
         control.announce(Places {
             addresses,
             dns_suffixes: vec!["gateway.test".into()],
+            gateway_url: None,
         });
         control
     }

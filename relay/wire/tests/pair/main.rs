@@ -237,6 +237,13 @@ fn a_drain_ends_when_idle_or_at_its_deadline() {
         if !cut {
             let clean = world.agent.calls == 0;
             assert_eq!(agent.0, End::Drained { clean });
+            // It ends early when idle: an acknowledgement and a last stray call later.
+            let idle = world.seen.last_call.0.max(drain + world.round_trip());
+            let early = idle + 100.max(4 * world.round_trip()) + SLACK;
+            assert!(
+                !clean || agent.1 <= early.min(drain + timeout) + SLACK,
+                "{agent:?} > {early}"
+            );
             // Before its deadline nothing that had begun is cut.
             assert!(clean || agent.1 >= drain + timeout, "{agent:?}");
         }
@@ -270,6 +277,13 @@ fn a_replica_leaves_when_idle_or_at_its_deadline() {
             clean || when >= leave + leave_in,
             "nothing is cut before the deadline"
         );
+        let idle = world
+            .seen
+            .last_call
+            .1
+            .max(leave + smear)
+            .min(leave + leave_in);
+        assert!(!clean || when <= idle + SLACK, "it ends early when idle");
         assert!(world.agent.end.is_some(), "the agent hears of it");
         world.assert_no_storm();
     });

@@ -227,6 +227,8 @@ pub(crate) struct Seen {
     pub(crate) answers: u64,
     pub(crate) renewed: u64,
     pub(crate) opened_after_drain: u64,
+    /// When the last call had ended at the agent, and when the relay knew.
+    pub(crate) last_call: (Millis, Millis),
 }
 
 const NEVER: Millis = Millis::MAX;
@@ -475,7 +477,10 @@ impl World {
                 self.agent.begun += 1;
                 self.happen(at + lasts, Happening::CallEnds);
             }
-            (Happening::CallEnded, _) => self.relay.calls -= 1,
+            (Happening::CallEnded, _) => {
+                self.relay.calls -= 1;
+                self.seen.last_call.1 = at;
+            }
             (_, _) => {}
         }
     }
@@ -485,6 +490,7 @@ impl World {
             return;
         }
         self.agent.calls -= 1;
+        self.seen.last_call.0 = self.now;
         self.send(Direction::Up, Happening::CallEnded);
         self.wake_agent(false);
     }

@@ -97,6 +97,7 @@
 //!     bundle: authority.bundle().as_bytes().to_vec(),
 //!     dns_suffixes: Vec::new(),
 //!     addresses: token.addresses.clone(),
+//!     gateway_url: None,
 //! };
 //!
 //! // The newcomer believes what its token's pins vouch for.

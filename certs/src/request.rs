@@ -177,6 +177,9 @@ pub struct JoinAnswer {
     pub dns_suffixes: Vec<String>,
     /// Where planes can be reached.
     pub addresses: Vec<HostPort>,
+    /// Where callers reach the gateway: shown to people, used for nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_url: Option<String>,
 }
 
 /// Why an answer is not what the token promised.

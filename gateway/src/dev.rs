@@ -120,7 +120,7 @@ async fn spec(args: &DevArgs, folder: &Path) -> Result<NodeSpec, Failure> {
         drain_timeout: DRAIN_TIMEOUT,
         leave_after: Duration::ZERO,
         max_connections: MAX_CONNECTIONS,
-        records: Some(key("records.jsonl")),
+        records: None,
         origins: Vec::new(),
     };
     let admin_hosts = args.advertise.clone().into_iter().collect();

@@ -55,7 +55,7 @@ pub struct PlaneSpec {
     pub leave_after: Duration,
     /// Connections of callers at once.
     pub max_connections: usize,
-    /// The file of records.
+    /// The file of records; without one they go to the log.
     pub records: Option<PathBuf>,
     /// Origins of web pages that may call.
     pub origins: Vec<String>,
@@ -218,15 +218,10 @@ async fn handler(
     tasks: &mut JoinSet<()>,
 ) -> Result<Handler, Failure> {
     let metrics = EdgeMetrics::new(registry);
-    let mut queue = None;
-    if let Some(path) = &node.records {
-        let journal = Journal::open(path.clone())
-            .await
-            .map_err(|error| Failure::Usage(format!("records at {}: {error}", path.display())))?;
-        let (sender, records) = mpsc::channel(QUEUE);
-        queue = Some(sender);
-        tasks.spawn(journal.run(records));
-    }
+    let journal = Journal::open(node.records.clone()).await;
+    let journal = journal.map_err(|error| Failure::Usage(format!("edge.records: {error}")))?;
+    let (queue, records) = mpsc::channel(QUEUE);
+    tasks.spawn(journal.run(records));
     let own = ["localhost", "127.0.0.1", "[::1]"]
         .map(str::to_owned)
         .into_iter();

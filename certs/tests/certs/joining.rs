@@ -64,6 +64,7 @@ fn answer(world: &World, csr: &VerifiedCsr, identity: &Identity) -> JoinAnswer {
         bundle: world.authority.bundle().as_bytes().to_vec(),
         dns_suffixes: vec!["example.com".to_owned()],
         addresses: vec!["gw.example.com:443".parse().unwrap()],
+        gateway_url: None,
     }
 }
 

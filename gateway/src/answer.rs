@@ -405,7 +405,7 @@ mod tests {
         set: fn(&mut Watch),
     ) -> Case {
         let (queue, records) = mpsc::channel(4);
-        let recorder = Recorder::new(EdgeMetrics::new(&mut Registry::default()), Some(queue));
+        let recorder = Recorder::new(EdgeMetrics::new(&mut Registry::default()), queue);
         let guard = recorder.begin(Record {
             request_id: "r1".into(),
             ..Record::default()

@@ -1,4 +1,4 @@
-//! The file of records: one JSON line each, turned over when it has grown.
+//! Where records go: a file of JSON lines that is turned over when it has grown, or the log.
 
 use std::{io, path::PathBuf};
 
@@ -10,39 +10,64 @@ use tokio::{
 
 use crate::record::Record;
 
-/// Records that wait for the disk; more are lost, and counted.
+/// Records that wait to be written; more are lost, and counted.
 pub const QUEUE: usize = 4096;
 /// Size at which the file is renamed to `<name>.1` and a new one begun, in bytes.
 const TURN_AT: u64 = 64 * 1024 * 1024;
 
-/// Writes records to a file.
+/// Writes records, off the path of the calls.
 #[derive(Debug)]
-pub struct Journal {
+pub enum Journal {
+    /// To a file.
+    File(RecordFile),
+    /// To the log, one event each.
+    Log,
+}
+
+/// The file of records.
+#[derive(Debug)]
+pub struct RecordFile {
     path: PathBuf,
     file: BufWriter<File>,
     size: u64,
 }
 
 impl Journal {
-    /// Opens the file, to append to it; a new one is readable by its owner only.
+    /// Opens the file, to append to it; a new one is readable by its owner only. Without a path,
+    /// records go to the log.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub async fn open(path: PathBuf) -> io::Result<Self> {
+    pub async fn open(path: Option<PathBuf>) -> io::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self::Log);
+        };
         let (file, size) = open(&path).await?;
-        Ok(Self {
+        Ok(Self::File(RecordFile {
             path,
             file: BufWriter::new(file),
             size,
-        })
+        }))
     }
 
     /// Writes until all senders are gone, and what is queued by then.
-    pub async fn run(mut self, mut records: mpsc::Receiver<Record>) {
+    pub async fn run(self, mut records: mpsc::Receiver<Record>) {
+        match self {
+            Self::File(file) => file.run(records).await,
+            Self::Log => {
+                while let Some(record) = records.recv().await {
+                    log(&record);
+                }
+            }
+        }
+    }
+}
+
+impl RecordFile {
+    async fn run(mut self, mut records: mpsc::Receiver<Record>) {
         let mut failing = false;
         while let Some(record) = records.recv().await {
-            let written = self.write(&record, records.is_empty()).await;
-            match written {
+            match self.write(&record, records.is_empty()).await {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
@@ -81,6 +106,38 @@ impl Journal {
     }
 }
 
+fn log(record: &Record) {
+    let caller = record.caller.as_ref();
+    tracing::info!(
+        request_id = record.request_id,
+        client_request_id = record.client_request_id,
+        tenant = caller.map(|caller| caller.tenant.as_str()),
+        key_id = caller.map(|caller| caller.key_id.as_str()),
+        kind = record.kind,
+        method = record.method,
+        path = record.path,
+        connector = record.connector,
+        service = record.service,
+        agent = record.agent,
+        transport = record.transport,
+        model = record.model,
+        rpc_method = record.rpc_method,
+        tool = record.tool,
+        outcome = record.outcome,
+        code = record.code,
+        status = record.status,
+        attempts = record.attempts,
+        maybe_executed = record.maybe_executed,
+        bytes_in = record.bytes_in,
+        bytes_out = record.bytes_out,
+        tokens_in = record.tokens_in,
+        tokens_out = record.tokens_out,
+        first_byte_ms = record.first_byte_ms,
+        total_ms = record.total_ms,
+        "record"
+    );
+}
+
 async fn open(path: &PathBuf) -> io::Result<(File, u64)> {
     let file = OpenOptions::new()
         .append(true)
@@ -100,19 +157,21 @@ mod tests {
     async fn one_line_each_and_a_turn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("records.jsonl");
-        let mut journal = Journal::open(path.clone()).await.unwrap();
+        let Journal::File(mut file) = Journal::open(Some(path.clone())).await.unwrap() else {
+            panic!("not a file")
+        };
         let record = Record {
             kind: "model",
             code: "ok",
             ..Record::default()
         };
-        journal.write(&record, true).await.unwrap();
-        journal.size = TURN_AT;
-        journal.write(&record, true).await.unwrap();
+        file.write(&record, true).await.unwrap();
+        file.size = TURN_AT;
+        file.write(&record, true).await.unwrap();
         let (queue, records) = mpsc::channel(4);
         queue.send(record).await.unwrap();
         drop(queue);
-        journal.run(records).await;
+        Journal::File(file).run(records).await;
         let old = std::fs::read_to_string(folder.path().join("records.jsonl.1")).unwrap();
         let new = std::fs::read_to_string(path).unwrap();
         assert_eq!((old.lines().count(), new.lines().count()), (2, 1));

@@ -21,7 +21,8 @@ pub enum Format {
 pub struct LogFile {
     /// By default `text` on a terminal, `json` elsewhere.
     pub format: Option<Format>,
-    /// A filter such as `info` or `culvert_relay=debug,info`; `CULVERT_LOG` overrides it.
+    /// A level for our own events, or a filter such as `culvert_relay=debug,info`; `CULVERT_LOG`
+    /// overrides it.
     pub level: Option<String>,
 }
 
@@ -33,9 +34,9 @@ pub fn start(file: &LogFile) -> Result<(), String> {
     let level = std::env::var("CULVERT_LOG")
         .ok()
         .or_else(|| file.level.clone());
-    let level = level.unwrap_or_else(|| "info".to_owned());
+    let filter = expand(level.as_deref().unwrap_or("info"));
     let filter =
-        EnvFilter::try_new(&level).map_err(|error| format!("log.level `{level}`: {error}"))?;
+        EnvFilter::try_new(&filter).map_err(|error| format!("log.level `{filter}`: {error}"))?;
     let terminal = io::stderr().is_terminal();
     let format = file
         .format
@@ -47,4 +48,32 @@ pub fn start(file: &LogFile) -> Result<(), String> {
         Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     started.map_err(|error| error.to_string())
+}
+
+/// One word sets the level of our own events only: what libraries say below a warning may hold heads.
+fn expand(level: &str) -> String {
+    const OURS: [&str; 6] = [
+        "culvert_gateway",
+        "culvert_control",
+        "culvert_relay",
+        "culvert_tunnel",
+        "culvert_wire",
+        "culvert_certs",
+    ];
+    if !matches!(level, "error" | "warn" | "info" | "debug" | "trace" | "off") {
+        return level.to_owned();
+    }
+    let ours = OURS.map(|name| format!("{name}={level}"));
+    format!("warn,{}", ours.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_is_our_own_level() {
+        assert!(expand("debug").starts_with("warn,culvert_gateway=debug,"));
+        assert_eq!(expand("hyper=trace"), "hyper=trace");
+    }
 }

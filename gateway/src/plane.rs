@@ -274,13 +274,15 @@ fn announce(
     Ok(advertised)
 }
 
-/// Where callers reach this plane: without TLS where that is bound, else over the link port.
+/// Where callers reach this plane: without TLS where they can reach that port, else over the link port.
 pub fn gateway_url(advertised: &HostPort, plain: Option<SocketAddr>) -> String {
-    let Some(plain) = plain else {
-        return format!("https://{advertised}");
-    };
-    let named = HostPort::new(&advertised.host(), plain.port());
-    format!("http://{}", named.as_ref().unwrap_or(advertised))
+    let here = advertised.ip().is_some_and(|ip| ip.is_loopback());
+    let plain = plain.filter(|plain| here || !plain.ip().is_loopback());
+    let named = plain.and_then(|plain| HostPort::new(&advertised.host(), plain.port()).ok());
+    named.map_or_else(
+        || format!("https://{advertised}"),
+        |named| format!("http://{named}"),
+    )
 }
 
 fn edge_config(node: &PlaneSpec, own: &Credentials) -> Result<Arc<ServerConfig>, Failure> {
@@ -317,4 +319,32 @@ fn links(relay: &Relay) -> Vec<LinkStatus> {
         serde_json::from_value(value).ok()
     };
     status.links.iter().filter_map(link).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_sent_where_they_can_go() {
+        let url = |advertised: &str, plain: Option<&str>| {
+            gateway_url(
+                &advertised.parse().unwrap(),
+                plain.map(|text| text.parse().unwrap()),
+            )
+        };
+        assert_eq!(
+            url("127.0.0.1:8443", Some("127.0.0.1:8080")),
+            "http://127.0.0.1:8080"
+        );
+        assert_eq!(
+            url("gw.example:443", Some("0.0.0.0:8080")),
+            "http://gw.example:8080"
+        );
+        assert_eq!(
+            url("gw.example:443", Some("127.0.0.1:8080")),
+            "https://gw.example:443"
+        );
+        assert_eq!(url("gw.example:443", None), "https://gw.example:443");
+    }
 }

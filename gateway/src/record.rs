@@ -105,16 +105,16 @@ pub struct Caller {
     pub key_id: String,
 }
 
-/// Where records go: counted always, queued for a writer where there is one.
+/// Where records go: they are counted, and queued for their writer.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     metrics: EdgeMetrics,
-    queue: Option<mpsc::Sender<Record>>,
+    queue: mpsc::Sender<Record>,
 }
 
 impl Recorder {
     /// `queue` is bounded by its maker; what does not fit is counted and lost, calls go on.
-    pub const fn new(metrics: EdgeMetrics, queue: Option<mpsc::Sender<Record>>) -> Self {
+    pub const fn new(metrics: EdgeMetrics, queue: mpsc::Sender<Record>) -> Self {
         Self { metrics, queue }
     }
 
@@ -231,17 +231,7 @@ impl Drop for Guard {
             self.began.elapsed(),
             record.first_byte_ms.map(millis),
         );
-        tracing::debug!(
-            request_id = record.request_id,
-            kind = record.kind,
-            code = record.code,
-            status = record.status,
-            total_ms,
-            "request"
-        );
-        if let Some(queue) = &self.recorder.queue
-            && queue.try_send(record).is_err()
-        {
+        if self.recorder.queue.try_send(record).is_err() {
             self.recorder.metrics.record_lost();
         }
     }
@@ -271,7 +261,7 @@ mod tests {
     fn sink(capacity: usize) -> Sink {
         let mut registry = Registry::default();
         let (sender, records) = mpsc::channel(capacity);
-        let recorder = Recorder::new(EdgeMetrics::new(&mut registry), Some(sender));
+        let recorder = Recorder::new(EdgeMetrics::new(&mut registry), sender);
         Sink {
             recorder,
             records,

@@ -103,7 +103,7 @@ pub struct EdgeFile {
     pub plain_listen: Option<SocketAddr>,
     /// Connections of callers at once.
     pub max_connections: usize,
-    /// The file of records; none by default.
+    /// The file of records; by default they go to the log.
     pub records: Option<PathBuf>,
     /// Web pages that may call.
     pub cors: CorsFile,

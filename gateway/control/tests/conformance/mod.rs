@@ -382,7 +382,6 @@ pub(crate) async fn a_reopened_store_goes_on_where_it_was(bench: &impl Bench) {
 /// Random operations, some of them with an old view, against a map that does the same.
 pub(crate) async fn whatever_is_done_a_store_is_as_a_map(bench: &impl Bench) {
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let store = bench.open().await;
     let mut map: BTreeMap<Key, (Revision, Bytes)> = BTreeMap::new();
@@ -411,12 +410,13 @@ pub(crate) async fn whatever_is_done_a_store_is_as_a_map(bench: &impl Bench) {
                 (store.delete_if(&key, revision).await, None)
             }
         };
+        let at = format!("seed {seed}, step {step}");
         let deletes_nothing = new.is_none() && current.is_none();
         match outcome {
             Ok(revision) => {
                 assert!(
                     believed == current && !deletes_nothing && revision > last,
-                    "step {step}"
+                    "{at}"
                 );
                 last = revision;
                 match new {
@@ -425,16 +425,16 @@ pub(crate) async fn whatever_is_done_a_store_is_as_a_map(bench: &impl Bench) {
                 };
             }
             Err(StoreError::Conflict { current: told }) => {
-                assert!(believed != current || deletes_nothing, "step {step}");
-                assert_eq!(told, current, "step {step}");
+                assert!(believed != current || deletes_nothing, "{at}");
+                assert_eq!(told, current, "{at}");
             }
-            Err(error) => panic!("step {step}: {error}"),
+            Err(error) => panic!("{at}: {error}"),
         }
     }
     let (revision, entries) = list_all(&store, &Scope::All).await.unwrap();
     let stored = entries
         .into_iter()
         .map(|entry| (entry.key, (entry.revision, entry.value)));
-    assert_eq!(stored.collect::<BTreeMap<_, _>>(), map);
-    assert_eq!(revision, last);
+    assert_eq!(stored.collect::<BTreeMap<_, _>>(), map, "seed {seed}");
+    assert_eq!(revision, last, "seed {seed}");
 }

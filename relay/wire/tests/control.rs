@@ -173,6 +173,26 @@ fn a_rejection_is_told_before_the_end() {
 }
 
 #[test]
+fn a_connection_is_added_to_the_session_that_was_named() {
+    let now = Instant::now();
+    let own = welcome().session;
+    let other = Violation::OtherSession;
+    for (attach, welcomed) in [(own, Ok(())), (SessionId::from_bytes([9; 16]), Err(other))] {
+        let mut dialer = Dialer::new(
+            now,
+            Hello {
+                attach: Some(attach),
+                ..hello(1)
+            },
+        );
+        assert_eq!(
+            dialer.handle_frame(now, ControlFrame::Welcome(welcome())),
+            welcomed
+        );
+    }
+}
+
+#[test]
 fn a_version_that_is_too_old_is_told_the_least() {
     let now = Instant::now();
     let mut acceptor = Acceptor::new(now);
@@ -224,6 +244,35 @@ fn pings_come_every_three_seconds_and_every_second_near_calls() {
     expected.extend(10..=25);
     expected.extend([28, 31, 34, 37, 40]);
     assert_eq!(pings, expected);
+}
+
+#[test]
+fn bytes_of_any_kind_count_against_the_death_of_the_transport() {
+    let start = Instant::now();
+    let dead_at = |bytes_at: Option<u64>| {
+        let mut dialer = dialer(start);
+        (0..10_000u64).find(|at| {
+            let now = start + Duration::from_millis(*at);
+            let received_bytes = bytes_at.map_or(0, |bytes_at| u64::from(*at >= bytes_at));
+            dialer.observe(
+                now,
+                Observation {
+                    received_bytes,
+                    ..quiet(0)
+                },
+            );
+            dialer.handle_timeout(now);
+            frames(&mut dialer, now);
+            assert_eq!(events(&mut dialer), []);
+            dialer.end() == Some(End::TransportDead)
+        })
+    };
+    // The ping of second 3, a second of silence, and the second look.
+    assert_eq!(dead_at(None), Some(4050));
+    assert_eq!(dead_at(Some(2999)), Some(4050), "before the ping");
+    // Then the ping of second 6.
+    assert_eq!(dead_at(Some(3500)), Some(7050), "after the ping");
+    assert_eq!(dead_at(Some(4020)), Some(7050), "between the two looks");
 }
 
 #[test]
@@ -388,7 +437,7 @@ fn a_drain_binds_and_is_acknowledged_after_it_was_told() {
         },
     );
     let drain = ControlFrame::Drain(Drain { timeout_ms: 60_000 });
-    assert_eq!(frames(&mut dialer, now), [drain.clone()]);
+    assert_eq!(frames(&mut dialer, now), std::slice::from_ref(&drain));
     acceptor
         .handle_frame(now, drain.clone())
         .expect("permitted");

@@ -137,6 +137,9 @@ pub enum Violation {
         /// The last one's.
         last: u64,
     },
+    /// A connection that was to be added to a session was welcomed to another one.
+    #[error("welcomed to another session")]
+    OtherSession,
     /// An answer to nothing that was asked.
     #[error("{0:?} frame answers nothing")]
     Unasked(FrameType),
@@ -148,7 +151,10 @@ impl Violation {
     pub fn code(self) -> Code {
         match self {
             Self::TooFast(_) | Self::TooMany(_) => Code::Limit,
-            Self::Misplaced(_) | Self::StaleOffer { .. } | Self::Unasked(_) => Code::Protocol,
+            Self::Misplaced(_)
+            | Self::StaleOffer { .. }
+            | Self::OtherSession
+            | Self::Unasked(_) => Code::Protocol,
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! `CULVERT_SEED=n` runs one seed of every test.
 
+mod frames;
+mod peer;
+mod random;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -10,7 +13,8 @@ use bytes::Bytes;
 use culvert_wire::{
     Acceptor, AcceptorCommand, ControlFrame, Dialer, DialerCommand, End, FrameType, Health, Machine,
 };
-use world::{Action, Direction, Millis, Random, World};
+use random::Random;
+use world::{Action, Direction, Millis, World};
 
 const SECOND: Millis = 1000;
 /// The second look, the rounding of timers, and the order of things within one millisecond.
@@ -314,13 +318,13 @@ fn a_peer_without_rules_only_ends_its_own_link() {
         let base = Instant::now();
         let mut now = base;
         let mut acceptor = Acceptor::new(now);
-        let mut dialer = Dialer::new(now, world::hello());
+        let mut dialer = Dialer::new(now, frames::hello());
         for _ in 0..200 {
             now += Duration::from_millis(random.below(700));
-            let frame = world::any_frame(&mut random);
+            let frame = frames::any_frame(&mut random);
             misuse(&mut acceptor, now, frame.clone());
             misuse(&mut dialer, now, frame);
-            if let Some(command) = world::any_acceptor_command(&mut random) {
+            if let Some(command) = frames::any_acceptor_command(&mut random) {
                 acceptor.handle_command(now, command);
             }
         }

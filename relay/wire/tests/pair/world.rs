@@ -3,39 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use culvert_wire::{
-    Acceptor, AcceptorCommand, AcceptorEvent, Answer, Ask, CallId, CallKnowledge, CallMemory, Code,
-    ControlDecoder, ControlFrame, Dialer, DialerCommand, DialerEvent, Drain, End, FrameType,
-    GoAway, Health, Hello, InstanceId, Machine, Observation, Offer, Ping, PlaneName, Pong, Reject,
-    Renewed, ReplicaId, RequestId, SessionId, Settings, Welcome,
+    Acceptor, AcceptorCommand, AcceptorEvent, Answer, Ask, CallId, CallMemory, Dialer,
+    DialerCommand, DialerEvent, End, FrameType, Machine, Offer, Renewed,
 };
 
-/// splitmix64: enough to choose, and the same everywhere.
-#[derive(Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    pub(crate) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
+use crate::frames::{call_id, closed, hello, welcome};
+use crate::peer::Peer;
+use crate::random::Random;
 
 /// Milliseconds of the virtual clock.
 pub(crate) type Millis = u64;
@@ -94,100 +70,6 @@ enum Happening {
     CallEnds,
     CallEnded,
     Resume,
-}
-
-/// One end: a machine and what its driver keeps.
-#[derive(Debug)]
-pub(crate) struct Peer<M: Machine> {
-    machine: M,
-    decoder: ControlDecoder,
-    received: u64,
-    pub(crate) calls: u32,
-    begun: u64,
-    /// Why and when it was over.
-    pub(crate) end: Option<(End, Millis)>,
-    pub(crate) sent: BTreeMap<u8, u64>,
-    /// Wake-ups without anything to do but the clock.
-    timer_wakes: u64,
-}
-
-impl<M: Machine> Peer<M> {
-    fn new(machine: M) -> Self {
-        Self {
-            machine,
-            decoder: ControlDecoder::new(),
-            received: 0,
-            calls: 0,
-            begun: 0,
-            end: None,
-            sent: BTreeMap::new(),
-            timer_wakes: 0,
-        }
-    }
-
-    fn observe(&mut self, now: Instant, round_trip: Duration) {
-        self.machine.observe(
-            now,
-            Observation {
-                received_bytes: self.received,
-                round_trip,
-                calls_in_flight: self.calls,
-                calls_begun: self.begun,
-            },
-        );
-    }
-
-    /// Feeds bytes in two pieces, so that frames are cut anywhere.
-    fn receive(&mut self, now: Instant, bytes: &Bytes, cut: usize) {
-        self.received += bytes.len() as u64;
-        let cut = cut.min(bytes.len());
-        for piece in [bytes.slice(..cut), bytes.slice(cut..)] {
-            self.decoder.push(piece);
-            while let Some(frame) = self.decoder.next_frame().expect("frames of ours decode") {
-                self.machine
-                    .handle_frame(now, frame)
-                    .expect("neither end breaks the protocol");
-            }
-        }
-    }
-
-    /// The driver's steps 3 to 5.
-    fn poll(&mut self, now: Instant, at: Millis) -> (Vec<M::Event>, Bytes) {
-        let events: Vec<M::Event> = std::iter::from_fn(|| self.machine.poll_event()).collect();
-        let mut out = BytesMut::new();
-        while let Some(frame) = self.machine.poll_frame(now) {
-            *self.sent.entry(frame.kind() as u8).or_default() += 1;
-            frame.encode(&mut out).expect("frames of ours encode");
-        }
-        if self.end.is_none()
-            && let Some(end) = self.machine.end()
-        {
-            self.end = Some((end, at));
-        }
-        (events, out.freeze())
-    }
-
-    pub(crate) fn sent(&self, kind: FrameType) -> u64 {
-        self.sent.get(&(kind as u8)).copied().unwrap_or(0)
-    }
-
-    /// Nothing more is said, whatever is done to it.
-    fn assert_silent(&mut self, now: Instant) {
-        self.machine.handle_timeout(now);
-        assert!(
-            self.machine.poll_event().is_none(),
-            "an event after the end"
-        );
-        assert!(
-            self.machine.poll_frame(now).is_none(),
-            "a frame after the end"
-        );
-        assert!(
-            self.machine.poll_timeout().is_none(),
-            "a timer after the end"
-        );
-        assert!(self.machine.end().is_some(), "the end stays");
-    }
 }
 
 #[derive(Debug)]
@@ -661,107 +543,4 @@ impl World {
         self.send(Direction::Down, Happening::CallOpens { call, lasts });
         self.wake_relay(false);
     }
-}
-
-fn closed() -> Code {
-    Code::AgentGone
-}
-
-fn call_id(number: u64) -> CallId {
-    let mut bytes = [0; 16];
-    bytes[8..].copy_from_slice(&number.to_be_bytes());
-    CallId {
-        request: RequestId::from_bytes(bytes),
-        attempt: 0,
-    }
-}
-
-pub(crate) fn welcome() -> Welcome {
-    Welcome {
-        session: SessionId::from_bytes([2; 16]),
-        replica: ReplicaId::from_bytes([3; 16]),
-        plane: PlaneName {
-            region: "US".into(),
-            zone: "ORF".into(),
-        },
-        siblings: vec![],
-        settings: Settings::default(),
-        features: vec![],
-    }
-}
-
-pub(crate) fn hello() -> Hello {
-    Hello {
-        version: culvert_wire::VERSION,
-        features: vec![],
-        instance: InstanceId::from_bytes([1; 16]),
-        attach: None,
-        offer: Offer {
-            seq: 1,
-            services: vec![],
-        },
-    }
-}
-
-/// Any control frame, with small numbers so that they sometimes fit.
-pub(crate) fn any_frame(random: &mut Random) -> ControlFrame {
-    let call = call_id(random.below(3));
-    let small = random.below(5);
-    match random.below(24) {
-        0 => ControlFrame::Hello(hello()),
-        1 => ControlFrame::Welcome(welcome()),
-        2 => ControlFrame::Reject(Reject::new(Code::Busy)),
-        3 => ControlFrame::Offer(Offer {
-            seq: small,
-            services: vec![],
-        }),
-        4 => ControlFrame::Health(Health::default()),
-        5 => ControlFrame::Pong(Pong {
-            nonce: small,
-            ..Pong::default()
-        }),
-        6 => ControlFrame::Ask(Ask {
-            call_id: call,
-            age_ms: small,
-        }),
-        7 => ControlFrame::Answer(Answer {
-            call_id: call,
-            knowledge: CallKnowledge::Seen,
-        }),
-        8 => ControlFrame::Renew(Bytes::new()),
-        9 => ControlFrame::Renewed(Renewed::Refused(Code::NotAllowed)),
-        10 => ControlFrame::Planes(Bytes::new()),
-        11 => ControlFrame::GoAway(GoAway {
-            leave_in_ms: u64::MAX,
-            smear_ms: u64::MAX,
-        }),
-        12 => ControlFrame::Drain(Drain {
-            timeout_ms: u64::MAX,
-        }),
-        13 => ControlFrame::DrainAck,
-        14 => ControlFrame::Revoked(Bytes::new()),
-        _ => ControlFrame::Ping(Ping {
-            nonce: random.next(),
-        }),
-    }
-}
-
-pub(crate) fn any_acceptor_command(random: &mut Random) -> Option<AcceptorCommand> {
-    Some(match random.below(12) {
-        0 => AcceptorCommand::Welcome(welcome()),
-        1 => AcceptorCommand::Ask(Ask {
-            call_id: call_id(random.below(3)),
-            age_ms: 0,
-        }),
-        2 => AcceptorCommand::Suspect,
-        3 => AcceptorCommand::ProbeAnswered {
-            nonce: random.below(4),
-        },
-        4 => AcceptorCommand::GoAway {
-            leave_in: Duration::MAX,
-            smear: Duration::MAX,
-        },
-        5 => AcceptorCommand::Planes(Bytes::new()),
-        _ => return None,
-    })
 }

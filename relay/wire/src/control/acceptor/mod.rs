@@ -8,12 +8,14 @@
 //!                        +-------late, silence, breach, idle-----+-> Closed
 //! ```
 
+mod asks;
 mod messages;
 mod outbox;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use asks::Asks;
 pub use messages::{AcceptorCommand, AcceptorEvent};
 use outbox::Outbox;
 
@@ -23,13 +25,10 @@ use super::rate::Rate;
 use super::{End, Machine, Observation, Violation, earlier};
 use crate::VERSION_MIN;
 use crate::code::Code;
-use crate::frame::{
-    Answer, Ask, CallKnowledge, ControlFrame, FrameType, GoAway, Offer, Reject, Welcome,
-};
-use crate::ids::CallId;
+use crate::frame::{ControlFrame, FrameType, GoAway, Offer, Reject, Welcome};
 use crate::limits::{
-    ASKS_PENDING_MAX, DRAIN_GRACE, DRAIN_TIMEOUT_MAX, GREETING_TIMEOUT, HEALTH_INTERVAL,
-    OFFER_INTERVAL, PING_BUSY, SMEAR_MAX,
+    DRAIN_GRACE, DRAIN_TIMEOUT_MAX, GREETING_TIMEOUT, HEALTH_INTERVAL, OFFER_INTERVAL, PING_BUSY,
+    SMEAR_MAX,
 };
 
 /// The relay's control machine.
@@ -39,7 +38,7 @@ pub struct Acceptor {
     outbox: Outbox,
     events: VecDeque<AcceptorEvent>,
     prober: Prober,
-    asks: BTreeSet<CallId>,
+    asks: Asks,
     /// Whether the agent waits for a certificate.
     renewing: bool,
     last_offer: u64,
@@ -80,7 +79,7 @@ impl Acceptor {
             outbox: Outbox::default(),
             events: VecDeque::new(),
             prober: Prober::new(now),
-            asks: BTreeSet::new(),
+            asks: Asks::default(),
             renewing: false,
             last_offer: 0,
             offers: Rate::new(OFFER_INTERVAL),
@@ -158,7 +157,7 @@ impl Acceptor {
                 self.events.push_back(AcceptorEvent::Health(health));
             }
             ControlFrame::Answer(answer) => {
-                if !self.asks.remove(&answer.call_id) {
+                if !self.asks.answered(&answer.call_id) {
                     return Err(Violation::Unasked(kind));
                 }
                 self.events.push_back(AcceptorEvent::Answered(answer));
@@ -219,22 +218,6 @@ impl Acceptor {
         self.events.push_back(AcceptorEvent::Draining { timeout });
         self.outbox.drain_ack = true;
         Ok(())
-    }
-
-    fn ask(&mut self, ask: Ask) {
-        if self.asks.contains(&ask.call_id) {
-            return;
-        }
-        if self.is_live() && self.asks.len() < ASKS_PENDING_MAX {
-            self.asks.insert(ask.call_id);
-            self.outbox.asks.push_back(ask);
-        } else {
-            let answer = Answer {
-                call_id: ask.call_id,
-                knowledge: CallKnowledge::Unknown,
-            };
-            self.events.push_back(AcceptorEvent::Answered(answer));
-        }
     }
 
     fn go_away(&mut self, now: Instant, leave_in: Duration, smear: Duration) {
@@ -313,7 +296,10 @@ impl Machine for Acceptor {
         match command {
             AcceptorCommand::Welcome(welcome) => self.welcome(now, welcome),
             AcceptorCommand::Reject(reject) => self.reject(reject),
-            AcceptorCommand::Ask(ask) => self.ask(ask),
+            AcceptorCommand::Ask(ask) => {
+                let answer = self.asks.ask(ask);
+                self.events.extend(answer.map(AcceptorEvent::Answered));
+            }
             AcceptorCommand::Renewed(renewed) => {
                 if std::mem::replace(&mut self.renewing, false) {
                     self.outbox.renewed = Some(renewed);
@@ -375,7 +361,7 @@ impl Machine for Acceptor {
             return Some(greeting);
         }
         if self.is_live() {
-            self.outbox.poll(now, &self.prober)
+            self.outbox.poll(now, &self.prober, &mut self.asks)
         } else {
             None
         }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::Prober;
-use crate::frame::{Ask, ControlFrame, GoAway, Renewed};
+use super::{Asks, Prober};
+use crate::frame::{ControlFrame, GoAway, Renewed};
 
 /// Revocations that wait to be written to one agent; the first one already ends its link.
 const REVOKED_QUEUED_MAX: usize = 16;
@@ -18,8 +18,6 @@ pub(super) struct Outbox {
     pub(super) drain_ack: bool,
     /// The nonce of the newest ping.
     pub(super) pong: Option<u64>,
-    /// As many as may be open.
-    pub(super) asks: VecDeque<Ask>,
     pub(super) renewed: Option<Renewed>,
     /// The newest list.
     pub(super) planes: Option<Bytes>,
@@ -35,7 +33,12 @@ impl Outbox {
     }
 
     /// The next frame of a session that stands, the most urgent first.
-    pub(super) fn poll(&mut self, now: Instant, prober: &Prober) -> Option<ControlFrame> {
+    pub(super) fn poll(
+        &mut self,
+        now: Instant,
+        prober: &Prober,
+        asks: &mut Asks,
+    ) -> Option<ControlFrame> {
         if std::mem::take(&mut self.drain_ack) {
             return Some(ControlFrame::DrainAck);
         }
@@ -45,7 +48,7 @@ impl Outbox {
             .map(|nonce| ControlFrame::Pong(prober.pong(now, nonce)));
         pong.or_else(|| self.revoked.pop_front().map(ControlFrame::Revoked))
             .or_else(|| self.go_away.take().map(ControlFrame::GoAway))
-            .or_else(|| self.asks.pop_front().map(ControlFrame::Ask))
+            .or_else(|| asks.poll().map(ControlFrame::Ask))
             .or_else(|| self.renewed.take().map(ControlFrame::Renewed))
             .or_else(|| self.planes.take().map(ControlFrame::Planes))
     }

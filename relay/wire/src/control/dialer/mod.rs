@@ -19,6 +19,7 @@ use super::pinger::Pinger;
 use super::rate::Paced;
 use super::{End, Machine, Observation, Violation, earlier, millis};
 use crate::frame::{Answer, ControlFrame, Drain, Health, Hello, Offer, Pong};
+use crate::ids::SessionId;
 use crate::limits::{
     ASKS_PENDING_MAX, DRAIN_LINGER, DRAIN_TIMEOUT_MAX, GREETING_TIMEOUT, HEALTH_INTERVAL,
     OFFER_INTERVAL,
@@ -39,9 +40,15 @@ pub struct Dialer {
 
 #[derive(Debug)]
 enum State {
-    Greeting { deadline: Instant },
+    Greeting {
+        deadline: Instant,
+        attach: Option<SessionId>,
+    },
     Serving,
-    Draining { deadline: Instant, idle: Idle },
+    Draining {
+        deadline: Instant,
+        idle: Idle,
+    },
     Closed(End),
 }
 
@@ -78,6 +85,7 @@ impl Dialer {
     #[must_use]
     pub fn new(now: Instant, hello: Hello) -> Self {
         let last_offer = hello.offer.seq;
+        let attach = hello.attach;
         let mut outbox = Outbox {
             hello: Some(Box::new(hello)),
             drain: None,
@@ -89,6 +97,7 @@ impl Dialer {
         Self {
             state: State::Greeting {
                 deadline: now + GREETING_TIMEOUT,
+                attach,
             },
             outbox,
             events: VecDeque::new(),
@@ -107,8 +116,16 @@ impl Dialer {
         self.state = State::Closed(end);
     }
 
-    fn greeted(&mut self, now: Instant, frame: ControlFrame) -> Result<(), Violation> {
+    fn greeted(
+        &mut self,
+        now: Instant,
+        attach: Option<SessionId>,
+        frame: ControlFrame,
+    ) -> Result<(), Violation> {
         if let ControlFrame::Welcome(welcome) = frame {
+            if attach.is_some_and(|session| session != welcome.session) {
+                return Err(Violation::OtherSession);
+            }
             self.state = State::Serving;
             self.pinger.start(now);
             self.events.push_back(DialerEvent::Welcome(welcome));
@@ -291,7 +308,7 @@ impl Machine for Dialer {
     fn handle_frame(&mut self, now: Instant, frame: ControlFrame) -> Result<(), Violation> {
         self.pinger.heard(now);
         let handled = match self.state {
-            State::Greeting { .. } => self.greeted(now, frame),
+            State::Greeting { attach, .. } => self.greeted(now, attach, frame),
             State::Serving | State::Draining { .. } => self.served(now, frame),
             State::Closed(_) => Ok(()),
         };
@@ -303,7 +320,7 @@ impl Machine for Dialer {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if let State::Greeting { deadline } = self.state
+        if let State::Greeting { deadline, .. } = self.state
             && now >= deadline
         {
             self.close(End::NoGreeting);
@@ -357,7 +374,7 @@ impl Machine for Dialer {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Greeting { deadline } => Some(deadline),
+            State::Greeting { deadline, .. } => Some(deadline),
             State::Closed(_) => None,
             State::Serving | State::Draining { .. } => {
                 let paced = earlier(self.outbox.offer.due(), self.outbox.health.due());

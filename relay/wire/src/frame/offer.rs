@@ -133,7 +133,7 @@ fn known_services<Ctx>(
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Health {
-    /// Every service of the last offer that has changed, or all of them.
+    /// Every service of the last offer: a newer report replaces one that has not been sent.
     #[cbor(
         n(0),
         decode_with = "codec::list::<_, _, SERVICES_MAX>",

@@ -14,9 +14,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::acceptor::{AnswerWriter, RequestReader};
+use crate::call::Piece;
 use crate::error::CallError;
 use crate::limits::PIECES_TOGETHER;
-use crate::opener::{AnswerReader, Piece, RequestWriter};
+use crate::opener::{AnswerReader, RequestWriter};
 
 /// A caller's answer, as it comes up the tunnel. Dropped before its end, the call is cancelled.
 pub struct AnswerBody {

@@ -15,8 +15,9 @@ use crate::control::ControlStream;
 use crate::error::{ConnectionEnd, OpenError};
 use crate::limits::CONTROL_OPEN_TIMEOUT;
 use crate::quic::negotiated_group;
+use crate::send_errors::SendErrors;
 use crate::stream::{RecvHalf, SendHalf, error_code};
-use crate::udp_path::{SendErrors, UdpPath};
+use crate::udp_path::UdpPath;
 
 /// One connection to a peer whose identity is proven. Clones are handles of the same connection;
 /// it closes when it is told to, or when the last handle and the last stream are gone.

@@ -103,9 +103,10 @@ impl ControlStream {
                 () = timer.as_mut() => Happening::Nothing,
                 seen = self.connection.rise_of_calls(rises.seen), if watches => rises.see(seen),
             };
-            let happening = match happening {
-                Happening::Finished => self.farewell().await,
-                happening => happening,
+            let happening = if let Happening::Finished = happening {
+                self.farewell().await
+            } else {
+                happening
             };
             if let Some(end) = self.handle(&mut machine, happening) {
                 break end;

@@ -18,7 +18,8 @@ use crate::error::ConnectionEnd;
 use crate::limits::{ADDRESSES_PER_DIAL, DIAL_TIMEOUT, NEXT_ADDRESS_DELAY, RESOLVE_TIMEOUT};
 use crate::listener::prove;
 use crate::quic::{EndpointError, client_config};
-use crate::udp_path::{SendErrors, UdpOptions};
+use crate::send_errors::SendErrors;
+use crate::udp_path::UdpOptions;
 
 /// Where to dial.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -9,8 +9,9 @@ use quinn::Endpoint;
 
 use crate::limits::ENDPOINTS_PER_FAMILY;
 use crate::quic::{EndpointError, dialling_endpoint};
+use crate::send_errors::SendErrors;
 use crate::stream::error_code;
-use crate::udp_path::{SendErrors, UdpOptions, UdpPath};
+use crate::udp_path::{UdpOptions, UdpPath};
 
 /// One socket with its QUIC endpoint.
 #[derive(Clone, Debug)]

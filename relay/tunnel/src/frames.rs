@@ -139,11 +139,16 @@ impl FrameWriter {
         }
     }
 
+    /// With a frame that is known already.
+    pub(crate) fn starting_with(frame: Bytes, send: SendHalf) -> Self {
+        let mut writer = Self::new(send);
+        writer.pending.push(frame);
+        writer
+    }
+
     /// Adds a frame.
     pub(crate) fn push(&mut self, frame: &CallFrame) -> Result<(), FrameError> {
-        let mut bytes = BytesMut::new();
-        frame.encode(&mut bytes)?;
-        self.pending.push(bytes.freeze());
+        self.pending.push(encoded(frame)?);
         Ok(())
     }
 
@@ -193,6 +198,13 @@ impl FrameWriter {
     pub(crate) fn send(&mut self) -> &mut SendHalf {
         &mut self.send
     }
+}
+
+/// A frame's bytes.
+pub(crate) fn encoded(frame: &CallFrame) -> Result<Bytes, FrameError> {
+    let mut bytes = BytesMut::new();
+    frame.encode(&mut bytes)?;
+    Ok(bytes.freeze())
 }
 
 /// Rank of the control stream among the streams of its connection.

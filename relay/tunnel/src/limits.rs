@@ -72,6 +72,10 @@ pub const CONTROL_OPEN_TIMEOUT: Duration = wire::GREETING_TIMEOUT;
 /// A call's `Open` has to be whole within this time after its first byte.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long `Accepted` may wait for the answer's head. A backend that is near answers within it,
+/// and a datagram is saved; the relay begins to wonder after a thousand times as long.
+pub const ACCEPTED_RIDE: Duration = Duration::from_millis(1);
+
 /// A probe that is not answered by then has failed.
 pub const PROBE_TIMEOUT: Duration = wire::SERVING_DEAD;
 
@@ -103,4 +107,5 @@ const _: () = assert!(BULK_AFTER < STREAM_WINDOW as u64);
 // The transport's own clock never decides before the control machines do.
 const _: () =
     assert!(IDLE_TIMEOUT.as_secs() > wire::PING_IDLE.as_secs() + 4 * wire::SERVING_DEAD.as_secs());
+const _: () = assert!(100 * ACCEPTED_RIDE.as_millis() <= wire::ACCEPTED_MISSING.as_millis());
 const _: () = assert!(DIAL_TIMEOUT.as_millis() < 3_000);

@@ -10,19 +10,13 @@
 //! from there on only codes that say "may have begun" are used. Whatever a call waits for, the
 //! caller's leaving and its deadline are heard; both reach the backend as an abort.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use culvert_tunnel::{
-    AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestBody, RequestReader,
-};
+use culvert_tunnel::{AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestReader};
 use culvert_wire::{CallMemory, Code, Head, Open, Opened};
 use http::header::{HeaderValue, TE};
 use http::{HeaderMap, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +25,10 @@ use crate::backend::{BackendFailure, Called, SendError};
 use crate::error::chain;
 use crate::headers;
 use crate::metrics::Metrics;
+use crate::passing::{Passing, boxed};
 use crate::policy::Admitted;
 use crate::queue::Entry;
-use crate::record::{Counter, Ended, Record};
+use crate::record::{Ended, Record};
 use crate::service::{Service, Services};
 
 /// What the calls of all links share.
@@ -210,7 +205,7 @@ async fn send(
     record.connected(connected.connect_time());
     let (bytes_in, _) = record.counters();
     let declared = open.declared_length();
-    let body = Counted::new(RequestBody::new(body, declared), bytes_in);
+    let body = Passing::request(body, declared, bytes_in);
     let mut head = connected
         .backend
         .head(open.method.clone(), &plan.admitted, open.headers.clone())
@@ -221,7 +216,7 @@ async fn send(
     }
     begun.store(true, std::sync::atomic::Ordering::Relaxed);
     match connected
-        .send(head, body.map_err(Into::into).boxed_unsync())
+        .send(head, body.map_err(boxed).boxed_unsync())
         .await
     {
         Ok(called) => Ok(called),
@@ -249,7 +244,7 @@ async fn pass(called: Called, open: &Open, answer: &mut AnswerWriter, record: &m
         return last_of(error);
     }
     let (_, bytes_out) = record.counters();
-    match answer.pass(Counted::new(body, bytes_out)).await {
+    match answer.pass(Passing::new(body, bytes_out)).await {
         Ok(passed) if open.wants_trailers => Last::End(headers::answer(passed.trailers)),
         Ok(_) => Last::End(HeaderMap::new()),
         Err(PassError::Body(failure)) => Last::Abort(code_of(failure)),
@@ -308,46 +303,5 @@ async fn deadline(ms: Option<u64>) {
     match ms {
         Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A body whose bytes are counted.
-struct Counted<B> {
-    body: Pin<Box<B>>,
-    counter: Counter,
-}
-
-impl<B> Counted<B> {
-    fn new(body: B, counter: Counter) -> Self {
-        Self {
-            body: Box::pin(body),
-            counter,
-        }
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for Counted<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = self.body.as_mut().poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.counter.add(data.len());
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -9,7 +9,7 @@ use culvert_wire::Backoff;
 use crate::error::{AgentError, chain};
 use crate::join::{self, JoinFailure};
 
-/// How long joining is tried while nobody answers.
+/// How long joining is usually tried while nobody answers.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(300);
 /// First wait between two tries, before jitter.
 const JOIN_BACKOFF_BASE: Duration = Duration::from_millis(500);
@@ -20,10 +20,11 @@ const JOIN_BACKOFF_CAP: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// [`AgentError::Refused`] where a refusal is kept or given, [`AgentError::Unreachable`] after
-/// [`JOIN_PATIENCE`], [`AgentError::Usage`] without a token.
+/// `patience`, [`AgentError::Usage`] without a token.
 pub async fn obtain(
     store: &CredentialStore,
     token: Option<&JoinToken>,
+    patience: Duration,
 ) -> Result<StoredIdentity, AgentError> {
     let stored = store.load().map_err(|error| state_error(&error))?;
     let refusal = store.refusal().map_err(|error| state_error(&error))?;
@@ -49,7 +50,7 @@ pub async fn obtain(
             if let Some(stored) = stored {
                 tracing::info!(identity = %stored.credentials.identity, "the former identity is replaced");
             }
-            join(store, token).await
+            join(store, token, patience).await
         }
         // Its leaf has expired: planes will say so, and a restart with a token replaces it.
         (Some(stored), None) => Ok(stored),
@@ -60,13 +61,14 @@ pub async fn obtain(
     }
 }
 
-/// Redeems a token: asks until somebody answers, at most for [`JOIN_PATIENCE`].
+/// Redeems a token: asks until somebody answers, at most for `patience`.
 ///
 /// # Errors
 /// As [`obtain`].
 pub async fn join(
     store: &CredentialStore,
     token: &JoinToken,
+    patience: Duration,
 ) -> Result<StoredIdentity, AgentError> {
     if matches!(token.subject, culvert_certs::JoinSubject::Plane { .. }) {
         return Err(AgentError::Usage(
@@ -74,7 +76,7 @@ pub async fn join(
         ));
     }
     let key = KeyPair::generate().map_err(|error| AgentError::Internal(chain(&error)))?;
-    let mut answer = ask(token, &key)
+    let mut answer = ask(token, &key, patience)
         .await
         .map_err(|error| keep(store, token, error))?;
     let membership = Membership {
@@ -104,29 +106,32 @@ pub async fn join(
     })
 }
 
-async fn ask(token: &JoinToken, key: &KeyPair) -> Result<JoinAnswer, JoinFailure> {
+async fn ask(
+    token: &JoinToken,
+    key: &KeyPair,
+    patience: Duration,
+) -> Result<JoinAnswer, JoinFailure> {
     let began = Instant::now();
     let mut backoff = Backoff::with(JOIN_BACKOFF_BASE, JOIN_BACKOFF_CAP);
     loop {
         match join::once(token, key).await {
-            Ok(joined) => return Ok(joined),
-            Err(JoinFailure::Unreachable(reason)) if began.elapsed() < JOIN_PATIENCE => {
+            Ok(answer) => return Ok(answer),
+            Err(JoinFailure::Unreachable(reason)) if began.elapsed() < patience => {
                 tracing::warn!(reason, "nobody to join with; trying again");
             }
             Err(failure) => return Err(failure),
         }
         let pause = backoff.next(Instant::now(), rand::random());
-        tokio::time::sleep(pause.min(JOIN_PATIENCE.saturating_sub(began.elapsed()))).await;
+        tokio::time::sleep(pause.min(patience.saturating_sub(began.elapsed()))).await;
     }
 }
 
 /// A refusal is kept, so that a restart does not ask again.
 fn keep(store: &CredentialStore, token: &JoinToken, failure: JoinFailure) -> AgentError {
     match failure {
-        JoinFailure::Unreachable(reason) => AgentError::Unreachable(format!(
-            "nobody to join with for {} s: {reason}",
-            JOIN_PATIENCE.as_secs()
-        )),
+        JoinFailure::Unreachable(reason) => {
+            AgentError::Unreachable(format!("nobody to join with: {reason}"))
+        }
         JoinFailure::Broken(reason) => AgentError::Internal(reason),
         JoinFailure::Refused { code, message } => {
             let identity = store.load().ok().flatten().map(|s| s.credentials.identity);

@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 
 use super::pool::Pool;
 use super::{BackendFailure, OutBody};
+use crate::queue::Counted;
 
 /// An answer whose body still arrives.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ impl Answer {
 pub struct AnswerBody {
     incoming: Incoming,
     connection: Option<(Pool, http1::SendRequest<OutBody>)>,
+    /// Its place on a connection that is shared.
+    _place: Option<Counted>,
 }
 
 impl AnswerBody {
@@ -46,6 +49,7 @@ impl AnswerBody {
         let mut body = Self {
             incoming,
             connection: Some((pool, sender)),
+            _place: None,
         };
         if body.incoming.is_end_stream() {
             body.give_back();
@@ -54,10 +58,11 @@ impl AnswerBody {
     }
 
     /// Of a connection that is shared.
-    pub(super) fn shared(incoming: Incoming) -> Self {
+    pub(super) fn shared(incoming: Incoming, place: Counted) -> Self {
         Self {
             incoming,
             connection: None,
+            _place: Some(place),
         }
     }
 

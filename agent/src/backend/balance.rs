@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::Backend;
 use super::connect::ConnectError;
 use crate::queue::Counted;
@@ -22,6 +24,8 @@ pub struct Endpoint {
     /// Moving average of the time to the head of an answer, in microseconds.
     latency_us: AtomicU64,
     reason: Mutex<Option<String>>,
+    /// Woken when a call could not be brought to it.
+    alarm: Arc<Notify>,
 }
 
 /// Whether a backend takes calls.
@@ -41,7 +45,7 @@ pub enum Standing {
 pub struct InFlight(#[expect(dead_code, reason = "held for its drop")] Counted);
 
 impl Endpoint {
-    pub(super) fn new(url: String) -> Self {
+    pub(super) fn new(url: String, alarm: Arc<Notify>) -> Self {
         Self {
             url,
             standing: AtomicU8::new(UNKNOWN),
@@ -49,6 +53,7 @@ impl Endpoint {
             in_flight: Arc::default(),
             latency_us: AtomicU64::new(0),
             reason: Mutex::default(),
+            alarm,
         }
     }
 
@@ -103,6 +108,7 @@ impl Endpoint {
     /// A call could not be brought to it: no other call waits for the next probe.
     pub(super) fn unreachable(&self, error: &ConnectError) {
         self.become_(DOWN, Some(crate::error::chain(error)));
+        self.alarm.notify_one();
     }
 
     pub(super) fn answered(&self, time: Duration) {
@@ -226,7 +232,7 @@ mod tests {
 
     #[test]
     fn two_failed_probes_put_out_and_one_good_takes_back() {
-        let endpoint = Endpoint::new("http://h".to_owned());
+        let endpoint = Endpoint::new("http://h".to_owned(), Arc::default());
         assert_eq!(endpoint.standing(), Standing::Unknown);
         endpoint.probe_passed();
         endpoint.probe_failed("no".to_owned());

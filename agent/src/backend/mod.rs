@@ -15,6 +15,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Limited};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, AnswerBody};
@@ -67,6 +68,7 @@ impl From<&hyper::Error> for BackendFailure {
 #[derive(Debug)]
 pub struct Backends {
     list: Vec<Backend>,
+    alarm: Arc<Notify>,
 }
 
 /// One of them.
@@ -108,10 +110,11 @@ impl Backends {
         own: &Arc<[SocketAddr]>,
         tasks: &TaskTracker,
     ) -> Result<Self, TlsSetupError> {
+        let alarm = Arc::new(Notify::new());
         let backend = |url: &crate::config::ServiceUrl| {
             let connector = Connector::new(def, url, Arc::clone(own))?;
             Ok(Backend {
-                endpoint: Arc::new(Endpoint::new(url.text.clone())),
+                endpoint: Arc::new(Endpoint::new(url.text.clone(), Arc::clone(&alarm))),
                 pool: Pool::new(connector, tasks.clone()),
                 url: url.clone(),
                 headers: def.headers.clone(),
@@ -122,12 +125,17 @@ impl Backends {
             .iter()
             .map(backend)
             .collect::<Result<_, TlsSetupError>>()?;
-        Ok(Self { list })
+        Ok(Self { list, alarm })
     }
 
     /// All of them.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Backend> {
         self.list.iter()
+    }
+
+    /// Resolves when a call could not be brought to one of them.
+    pub async fn troubled(&self) {
+        self.alarm.notified().await;
     }
 
     /// A connection to one of them, chosen by load; to another where there is none.
@@ -287,3 +295,5 @@ fn parts(method: Method, uri: Uri, headers: HeaderMap) -> Parts {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

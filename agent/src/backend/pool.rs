@@ -4,7 +4,9 @@
 //! offered to the backend: everything before [`hyper`]'s `try_send_request` was not, and
 //! neither was a request that it hands back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -16,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Answer, AnswerBody};
 use super::connect::{BackendStream, ConnectError, Connector};
 use super::{BackendFailure, OutBody};
+use crate::queue::Counted;
 
 /// How long an idle HTTP/1.1 connection is kept. Below the 5 s after which uvicorn and Node
 /// close theirs: a request that crosses their close would have an unknown outcome.
@@ -28,6 +31,8 @@ const MAX_HEADERS: usize = 512;
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// How often a request goes to another connection because its own was closing.
 const MAX_TRIES: usize = 4;
+/// Calls on an HTTP/2 connection before its peer has said how many it permits.
+const H2_FIRST_STREAMS: u32 = 1;
 /// HTTP/2 connections are asked for a sign of life this often, and given as long to answer.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -43,7 +48,29 @@ pub(super) struct Pool {
 struct Kept {
     /// The most recently used last.
     h1: Vec<(Instant, http1::SendRequest<OutBody>)>,
-    h2: Option<http2::SendRequest<OutBody>>,
+    h2: Vec<Shared>,
+}
+
+/// An HTTP/2 connection, and how many calls it carries.
+#[derive(Clone, Debug)]
+struct Shared {
+    sender: http2::SendRequest<OutBody>,
+    calls: Arc<AtomicU32>,
+    /// How many its peer permits.
+    permitted: Arc<AtomicU32>,
+}
+
+impl Shared {
+    /// Another call on it, where its peer permits one: above that hyper would wait, silently.
+    fn enter(&self) -> Option<Sender> {
+        let calls = self.calls.load(Ordering::Relaxed);
+        let permitted = self.permitted.load(Ordering::Relaxed);
+        (calls < permitted).then(|| Sender::H2(self.sender.clone(), Counted::one(&self.calls)))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// Why a request has no answer.
@@ -57,7 +84,7 @@ pub enum SendError {
 
 enum Sender {
     H1(http1::SendRequest<OutBody>),
-    H2(http2::SendRequest<OutBody>),
+    H2(http2::SendRequest<OutBody>, Counted),
 }
 
 impl Pool {
@@ -96,12 +123,10 @@ impl Pool {
     }
 
     fn kept(&self) -> Option<Sender> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(h2) = &kept.h2 {
-            if !h2.is_closed() {
-                return Some(Sender::H2(h2.clone()));
-            }
-            kept.h2 = None;
+        let mut kept = self.lock();
+        kept.h2.retain(|shared| !shared.sender.is_closed());
+        if let Some(sender) = kept.h2.iter().find_map(Shared::enter) {
+            return Some(sender);
         }
         kept.h1
             .retain(|(since, sender)| since.elapsed() < KEEP_IDLE && !sender.is_closed());
@@ -111,7 +136,7 @@ impl Pool {
     }
 
     pub(super) fn keep(&self, sender: http1::SendRequest<OutBody>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         if !sender.is_closed() && kept.h1.len() < MAX_IDLE {
             kept.h1.push((Instant::now(), sender));
         }
@@ -119,9 +144,17 @@ impl Pool {
 
     /// Closes what was idle for too long.
     pub(super) fn sweep(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         kept.h1
             .retain(|(since, sender)| since.elapsed() < KEEP_IDLE && !sender.is_closed());
+        // One idle shared connection is enough; the others were for a burst.
+        let mut spare = false;
+        kept.h2
+            .retain(|shared| !shared.is_idle() || !std::mem::replace(&mut spare, true));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(&self) -> Result<Sender, ConnectError> {
@@ -139,13 +172,34 @@ impl Pool {
                 .timer(TokioTimer::new())
                 .keep_alive_interval(H2_PING)
                 .keep_alive_timeout(H2_PING)
+                .initial_max_send_streams(H2_FIRST_STREAMS as usize)
                 .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
                 .handshake(TokioIo::new(stream))
                 .await?;
-            self.tasks.spawn(async move { log_end(connection.await) });
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.h2 = Some(sender.clone());
-            return Ok(Sender::H2(sender));
+            let permitted = Arc::new(AtomicU32::new(H2_FIRST_STREAMS));
+            let mut connection = Box::pin(connection);
+            let tell = Arc::clone(&permitted);
+            let driving = poll_fn(move |cx| {
+                let ended = connection.as_mut().poll(cx);
+                if ended.is_pending() {
+                    let streams = connection.current_max_send_streams();
+                    tell.store(
+                        u32::try_from(streams).unwrap_or(u32::MAX),
+                        Ordering::Relaxed,
+                    );
+                }
+                ended
+            });
+            self.tasks.spawn(async move { log_end(driving.await) });
+            let calls = Arc::default();
+            let ours = Counted::one(&calls);
+            let shared = Shared {
+                sender: sender.clone(),
+                calls,
+                permitted,
+            };
+            self.lock().h2.push(shared);
+            return Ok(Sender::H2(sender, ours));
         }
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_HEADERS)
@@ -190,11 +244,12 @@ impl Ready {
                         Err(failed) => failed,
                     }
                 }
-                Sender::H2(mut h2) => {
+                Sender::H2(mut h2, ours) => {
                     in_absolute_form(&mut request);
                     match h2.try_send_request(request).await {
                         Ok(response) => {
-                            return Ok(Answer::new(response.map(AnswerBody::shared), connect));
+                            let body = |incoming| AnswerBody::shared(incoming, ours);
+                            return Ok(Answer::new(response.map(body), connect));
                         }
                         Err(failed) => failed,
                     }

@@ -279,7 +279,8 @@ async fn localhost_reaches_loopback_but_not_our_own_listener() {
     let server = server(|_| http::Response::new(full("x"))).await;
     let def = service(&[format!("http://localhost:{}/v1", server.addr.port())]);
     let open = backends(&def);
-    open.list[0].try_connect().await.expect("a connection");
+    let called = call(&open, full("x")).await.expect("an answer");
+    assert_eq!(text(called).await.as_deref(), Ok("x"));
     let own: Arc<[SocketAddr]> = Arc::from([server.addr]);
     let closed = Backends::new(&def, &own, &TaskTracker::new()).expect("backends");
     match closed.list[0].try_connect().await {

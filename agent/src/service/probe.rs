@@ -48,7 +48,14 @@ pub(super) async fn run(service: Arc<Service>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause) => continue,
+            // Told upwards at once, and looked at again soon.
+            () = service.backends.troubled() => service.changes.tell(),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every.min(LOOK_AGAIN)) => {}
         }
     }
 }

@@ -26,7 +26,11 @@ struct ModelServer {
 
 /// Answers `/v1/models` and `/metrics`, the former with a status of choice.
 async fn model_server(models: &[&'static str]) -> ModelServer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    model_server_at("127.0.0.1:0".parse().expect("an address"), models).await
+}
+
+async fn model_server_at(at: SocketAddr, models: &[&'static str]) -> ModelServer {
+    let listener = TcpListener::bind(at).await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     let status = Arc::new(AtomicU16::new(200));
     let models = Arc::new(Mutex::new(models.to_vec()));
@@ -136,6 +140,28 @@ async fn models_are_found_and_kept_fresh() {
     .await;
     services.stop();
     tasks.join_next().await.expect("a task").expect("no panic");
+}
+
+/// Probes are rare, but a call that finds nobody raises the alarm.
+#[tokio::test]
+async fn a_backend_that_comes_back_is_taken_back_soon() {
+    let server = model_server(&["a"]).await;
+    let addr = server.addr;
+    let services = table();
+    let yaml = format!(
+        "services:\n  - {{ name: m, kind: model, url: 'http://{addr}/v1', health: {{ every: 1h }} }}\n"
+    );
+    services.apply(&defs(&yaml)).expect("applied");
+    let state = |state| move |s: &Services| s.health().services[0].state == state;
+    until(&services, "up", state(ServiceState::Up)).await;
+    drop(server);
+    let service = services.get("m").expect("m");
+    // A connection that was kept may still be there for the first.
+    while service.backends.connect(|| 0).await.is_ok() {}
+    until(&services, "down", state(ServiceState::Down)).await;
+    let _server = model_server_at(addr, &["a"]).await;
+    until(&services, "up again", state(ServiceState::Up)).await;
+    services.stop();
 }
 
 #[tokio::test]

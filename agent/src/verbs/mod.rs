@@ -46,7 +46,7 @@ async fn run(args: RunArgs) -> Result<(), AgentError> {
         let path = config::save(&flags)?;
         tracing::info!(path = %path.display(), "saved");
     }
-    let identity = identity::obtain(&store, token.as_ref()).await?;
+    let identity = identity::obtain(&store, token.as_ref(), identity::JOIN_PATIENCE).await?;
     // What was saved is in the file now.
     let flags = if args.save {
         config::Flags {
@@ -63,7 +63,7 @@ async fn join(args: JoinArgs) -> Result<(), AgentError> {
     let config = configured(&args.services.flags())?;
     let token = parse(&args.token.read()?)?;
     let store = open(&config)?;
-    let stored = identity::obtain(&store, Some(&token)).await?;
+    let stored = identity::obtain(&store, Some(&token), identity::JOIN_PATIENCE).await?;
     print(&format!(
         "joined as {}; `culvert-agent run` serves",
         stored.credentials.identity

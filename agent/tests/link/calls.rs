@@ -347,3 +347,33 @@ async fn a_body_that_is_not_wanted_stops_and_the_answer_goes_on() {
     assert_eq!(got, b"too large");
     assert!(answer.is_complete());
 }
+
+#[tokio::test]
+async fn a_request_without_a_body_stays_one() {
+    let backend = Backend::new(|request| async move {
+        let framed = ["transfer-encoding", "content-length"]
+            .iter()
+            .filter(|name| request.headers().contains_key(**name))
+            .count();
+        text(format!("{} {framed}", request.method()))
+    })
+    .await;
+    let mut world = World::new(&mcp(backend.addr));
+    let link = world.link().await;
+    for method in [Method::DELETE, Method::GET] {
+        let expected = format!("{method} 0");
+        let OutgoingCall {
+            request,
+            mut answer,
+        } = link.open(open(method, "/")).await;
+        done("request", request.end(HeaderMap::new()))
+            .await
+            .expect("sent");
+        done("head", answer.head()).await.expect("a head");
+        let piece = done("body", answer.next()).await;
+        assert!(
+            matches!(&piece, Ok(Some(Piece::Data(data))) if *data == expected),
+            "{piece:?}"
+        );
+    }
+}

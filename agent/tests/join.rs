@@ -1,0 +1,269 @@
+//! Joining against a plane on loopback, with real certificates, and what is kept of it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use culvert_agent::error::AgentError;
+use culvert_agent::identity::obtain;
+use culvert_certs::store::{CredentialStore, StoredIdentity};
+use culvert_certs::{
+    AgentId, AgentIdentity, Authority, HostPort, Identity, JoinAnswer, JoinRequest, JoinSubject,
+    JoinToken, PlaneIdentity, TokenRecord, TokenSpec, tls,
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+const NO_PATIENCE: Duration = Duration::ZERO;
+
+/// A plane that joins whoever has the one token, or answers a status of choice.
+struct Plane {
+    authority: Arc<Authority>,
+    address: HostPort,
+    asked: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+fn authority() -> Arc<Authority> {
+    let domain = "culvert.test".parse().expect("a domain");
+    Arc::new(Authority::create(domain, SystemTime::now()).expect("an authority"))
+}
+
+fn subject() -> JoinSubject {
+    JoinSubject::Connector {
+        tenant: "acme".parse().expect("a name"),
+        connector: "prod-vpc".parse().expect("a name"),
+    }
+}
+
+fn mint(authority: &Authority, address: &HostPort) -> (JoinToken, TokenRecord) {
+    JoinToken::mint(TokenSpec {
+        addresses: vec![address.clone()],
+        trust_domain: authority.trust_domain().clone(),
+        subject: subject(),
+        pins: authority.pins().expect("pins"),
+        expiry: SystemTime::now() + Duration::from_secs(3_600),
+    })
+    .expect("a token")
+}
+
+fn redeem(authority: &Authority, record: &TokenRecord, body: &[u8]) -> Option<JoinAnswer> {
+    let request: JoinRequest = serde_json::from_slice(body).ok()?;
+    let csr = request
+        .verify(record, authority.trust_domain(), SystemTime::now())
+        .ok()?;
+    let identity = AgentIdentity {
+        trust_domain: authority.trust_domain().clone(),
+        tenant: "acme".parse().ok()?,
+        connector: "prod-vpc".parse().ok()?,
+        agent: AgentId::random(),
+    };
+    let lifetime = Duration::from_secs(3_600);
+    let chain = authority
+        .issue_agent(&csr, &identity, lifetime, SystemTime::now())
+        .ok()?;
+    Some(JoinAnswer {
+        id: Identity::Agent(identity),
+        chain: chain.certificates,
+        bundle: authority.bundle().as_bytes().to_vec(),
+        dns_suffixes: Vec::new(),
+        addresses: Vec::new(),
+        gateway_url: Some("http://gateway.test:8080".to_owned()),
+    })
+}
+
+impl Plane {
+    /// Answers with `status` where it is given, else redeems the token that `record` is of.
+    async fn new(status: Option<u16>) -> (Self, JoinToken) {
+        let authority = authority();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr: SocketAddr = listener.local_addr().expect("an address");
+        let address = HostPort::new(&addr.ip().to_string(), addr.port()).expect("an address");
+        let (token, record) = mint(&authority, &address);
+        let plane = Identity::Plane(PlaneIdentity {
+            trust_domain: authority.trust_domain().clone(),
+            region: "US".parse().expect("a region"),
+            zone: "ORF".parse().expect("a zone"),
+            replica: culvert_certs::ReplicaId::random(),
+        });
+        let lifetime = Duration::from_secs(3_600);
+        let credentials = authority
+            .enroll(&plane, &[], lifetime, SystemTime::now())
+            .expect("credentials");
+        let acceptor = TlsAcceptor::from(tls::join_server(&credentials).expect("tls"));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (count, signer) = (Arc::clone(&asked), Arc::clone(&authority));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                count.fetch_add(1, Ordering::SeqCst);
+                let service = service_fn(|request: Request<Incoming>| {
+                    let (signer, record) = (Arc::clone(&signer), record.clone());
+                    async move {
+                        assert_eq!(request.uri().path(), "/v1/join");
+                        let body = request
+                            .into_body()
+                            .collect()
+                            .await
+                            .expect("a body")
+                            .to_bytes();
+                        let answer = redeem(&signer, &record, &body);
+                        let (status, body) = match (status, answer) {
+                            (None, Some(answer)) => {
+                                (200, serde_json::to_vec(&answer).expect("json"))
+                            }
+                            (None, None) => (
+                                403,
+                                br#"{"error":{"code":"refused","message":"no"}}"#.to_vec(),
+                            ),
+                            (Some(status), _) => (
+                                status,
+                                br#"{"error":{"code":"told","message":"so"}}"#.to_vec(),
+                            ),
+                        };
+                        let mut response = Response::new(Full::new(Bytes::from(body)));
+                        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await
+                    .ok();
+            }
+        });
+        let plane = Self {
+            authority,
+            address,
+            asked,
+            _tasks: tasks,
+        };
+        (plane, token)
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn open(dir: &Path) -> CredentialStore {
+    CredentialStore::open(dir).expect("a store")
+}
+
+fn who(stored: &StoredIdentity) -> &Identity {
+    &stored.credentials.identity
+}
+
+#[tokio::test]
+async fn an_identity_is_had_once_and_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (plane, token) = Plane::new(None).await;
+    let joined = obtain(&open(dir.path()), Some(&token), NO_PATIENCE)
+        .await
+        .expect("joined");
+    // An answer without addresses leaves those of the token.
+    assert_eq!(joined.membership.addresses, [plane.address.clone()]);
+    let kept = std::fs::read_to_string(dir.path().join("gateway.txt")).expect("kept");
+    assert_eq!(kept, "http://gateway.test:8080");
+
+    // A restart with the used token, with none, and with a newer one of the same place.
+    for token in [Some(&token), None] {
+        let again = obtain(&open(dir.path()), token, NO_PATIENCE)
+            .await
+            .expect("the same");
+        assert_eq!(who(&again), who(&joined));
+    }
+    let moved = HostPort::new("moved.test", 443).expect("an address");
+    let (newer, _) = mint(&plane.authority, &moved);
+    let again = obtain(&open(dir.path()), Some(&newer), NO_PATIENCE)
+        .await
+        .expect("the same");
+    assert_eq!(who(&again), who(&joined));
+    assert_eq!(
+        again.membership.addresses,
+        [moved],
+        "newer addresses are taken"
+    );
+    assert_eq!(plane.asked(), 1);
+
+    // A token of another world replaces the identity.
+    let (other, token) = Plane::new(None).await;
+    let replaced = obtain(&open(dir.path()), Some(&token), NO_PATIENCE)
+        .await
+        .expect("joined");
+    assert_ne!(who(&replaced), who(&joined));
+    assert_eq!(other.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_until_a_new_token_comes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (plane, token) = Plane::new(Some(403)).await;
+    for asked in [1, 1] {
+        match obtain(&open(dir.path()), Some(&token), NO_PATIENCE).await {
+            Err(error @ AgentError::Refused(_)) => assert_eq!(error.exit_code(), 77),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(plane.asked(), asked, "a kept refusal asks nobody");
+    }
+    let refused = obtain(&open(dir.path()), None, NO_PATIENCE).await;
+    assert!(
+        matches!(refused, Err(AgentError::Refused(_))),
+        "{refused:?}"
+    );
+    let (_plane, token) = Plane::new(None).await;
+    obtain(&open(dir.path()), Some(&token), NO_PATIENCE)
+        .await
+        .expect("joined");
+    obtain(&open(dir.path()), None, NO_PATIENCE)
+        .await
+        .expect("the refusal is gone");
+}
+
+#[tokio::test]
+async fn nobody_and_the_wrong_one_are_unreachable() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = gone.local_addr().expect("an address");
+    drop(gone);
+    let nobody = HostPort::new("127.0.0.1", addr.port()).expect("an address");
+    // The same address, and a root that the token does not pin.
+    let (impostor, _) = Plane::new(None).await;
+    for address in [nobody, impostor.address.clone()] {
+        let (token, _) = mint(&authority(), &address);
+        match obtain(&open(dir.path()), Some(&token), NO_PATIENCE).await {
+            Err(error @ AgentError::Unreachable(_)) => assert_eq!(error.exit_code(), 69),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        impostor.asked(),
+        0,
+        "nothing is said to a plane that proves nothing"
+    );
+    let (_plane, token) = Plane::new(Some(503)).await;
+    let busy = obtain(&open(dir.path()), Some(&token), NO_PATIENCE).await;
+    assert!(matches!(busy, Err(AgentError::Unreachable(_))), "{busy:?}");
+}
+
+#[tokio::test]
+async fn without_identity_and_token_it_is_a_mistake() {
+    let dir = tempfile::tempdir().expect("a directory");
+    match obtain(&open(dir.path()), None, NO_PATIENCE).await {
+        Err(error @ AgentError::Usage(_)) => assert_eq!(error.exit_code(), 64),
+        other => panic!("{other:?}"),
+    }
+}

@@ -2,11 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
+use culvert_certs::record::SignedRecord;
 use culvert_control::{
     ConfigSnapshot,
-    snapshot::{ConnectorView, Serving},
+    snapshot::{ConnectorView, Revocations, Serving},
 };
-use culvert_relay::{Admission, Approve, ClonePolicy, ConnectorPolicy};
+use culvert_relay::{Admission, Approve, ClonePolicy, ConnectorPolicy, Subject};
 use tokio::sync::watch;
 
 /// The admission that follows from a snapshot.
@@ -18,7 +20,7 @@ pub fn of(snapshot: &ConfigSnapshot) -> Admission {
     Admission {
         connectors: policies.collect::<HashMap<_, _>>(),
         deny: (*snapshot.deny).clone(),
-        statements: HashMap::new(),
+        statements: statements(&snapshot.revocations),
         heard_at: snapshot.heard_at,
         clones: ClonePolicy::default(),
     }
@@ -35,6 +37,30 @@ pub async fn follow(
             return;
         }
     }
+}
+
+/// What those who were revoked are shown: they believe control's signature only.
+fn statements(revocations: &Revocations) -> HashMap<Subject, Bytes> {
+    let tenants = revocations
+        .tenants
+        .iter()
+        .map(|(tenant, record)| (Subject::Tenant(tenant.clone()), word(record)));
+    let connectors = revocations
+        .connectors
+        .iter()
+        .map(|((tenant, name), record)| {
+            let subject = Subject::Connector(tenant.clone(), name.clone());
+            (subject, word(record))
+        });
+    let agents = revocations
+        .agents
+        .iter()
+        .map(|(agent, record)| (Subject::Agent(*agent), word(record)));
+    tenants.chain(connectors).chain(agents).collect()
+}
+
+fn word(record: &SignedRecord) -> Bytes {
+    Bytes::copy_from_slice(record.as_bytes())
 }
 
 fn policy(view: &ConnectorView) -> ConnectorPolicy {

@@ -55,15 +55,19 @@ pub struct ConfigSnapshot {
     pub keys: Arc<HashMap<KeyDigest, KeyView>>,
     /// Who is refused although its certificate is good.
     pub deny: Arc<DenyList>,
-    pub(crate) revocations: Arc<Revocations>,
+    /// Control's signed words to those whom it revoked.
+    pub revocations: Arc<Revocations>,
 }
 
 /// Control's signed words to each that it revoked.
 #[derive(Debug, Default)]
-pub(crate) struct Revocations {
-    pub(crate) tenants: BTreeMap<TenantName, SignedRecord>,
-    pub(crate) connectors: BTreeMap<(TenantName, ConnectorName), SignedRecord>,
-    pub(crate) agents: BTreeMap<AgentId, SignedRecord>,
+pub struct Revocations {
+    /// Tenants, and with them all their agents.
+    pub tenants: BTreeMap<TenantName, SignedRecord>,
+    /// Connectors, and with them all their agents.
+    pub connectors: BTreeMap<(TenantName, ConnectorName), SignedRecord>,
+    /// Single agents.
+    pub agents: BTreeMap<AgentId, SignedRecord>,
 }
 
 /// A connector's rules.

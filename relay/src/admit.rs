@@ -14,11 +14,11 @@ use futures_util::future::join_all;
 use rand::RngExt as _;
 use tokio::time::timeout;
 
+use crate::handle::Link;
 use crate::limits::PROOF_WAIT;
 use crate::link::{LinkEntry, LinkId};
 use crate::policy::{Admitted, ClonePolicy, Rejected, admit};
 use crate::relay::{Core, Phase};
-use crate::session::Link;
 
 /// What an admitted connection is registered as.
 #[derive(Debug)]

@@ -11,11 +11,11 @@ use culvert_wire::{Code, Head, Open};
 use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 
+use crate::handle::Link;
 use crate::link::LinkEntry;
 use crate::meter::ServiceMeter;
 use crate::replay::{BodyError, Replay};
 use crate::retry::Failed;
-use crate::session::Link;
 
 /// The body on its way up; it ends by itself, and cuts the request when dropped before.
 pub(crate) type Upload = Pin<Box<dyn Future<Output = Sent> + Send>>;

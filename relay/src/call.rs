@@ -25,6 +25,19 @@ pub struct CallTarget {
     pub affinity: Option<AgentId>,
 }
 
+impl CallTarget {
+    /// Any of these services, for whatever model, at whichever agent.
+    #[must_use]
+    pub fn new(tenant: TenantName, candidates: Vec<(ConnectorName, ServiceName)>) -> Self {
+        Self {
+            tenant,
+            candidates,
+            model: None,
+            affinity: None,
+        }
+    }
+}
+
 /// What travels with a call besides the request.
 #[derive(Debug, Clone)]
 pub struct CallMeta {
@@ -36,6 +49,19 @@ pub struct CallMeta {
     pub caller: Caller,
     /// Where the call stands in a trace.
     pub trace: Option<TraceContext>,
+}
+
+impl CallMeta {
+    /// A call of nobody in particular, without a time limit.
+    #[must_use]
+    pub fn new(request_id: RequestId) -> Self {
+        Self {
+            request_id,
+            deadline: None,
+            caller: Caller::default(),
+            trace: None,
+        }
+    }
 }
 
 /// An answer whose head is there.

@@ -8,7 +8,9 @@ use culvert_certs::Credentials;
 use culvert_tunnel::ResetKeys;
 use tokio::sync::watch;
 
-use crate::limits::{DRAIN_SMEAR, DRAIN_TIMEOUT};
+use crate::limits::{
+    DRAIN_SMEAR, DRAIN_TIMEOUT, PARKED_LINK_BYTES, PARKED_TENANT_BYTES, PARKED_TOTAL_BYTES,
+};
 use crate::policy::Admission;
 use crate::tcp::Edge;
 
@@ -21,6 +23,29 @@ pub struct RelayConfig {
     pub drain_timeout: Duration,
     /// The time over which agents spread their replacement dials when this replica leaves.
     pub drain_smear: Duration,
+    /// What answers may hold whose callers do not read.
+    pub parked: ParkedLimits,
+}
+
+/// What answers may hold whose callers do not read, in bytes; above, the longest parked are cut.
+#[derive(Debug, Clone, Copy)]
+pub struct ParkedLimits {
+    /// Of one link.
+    pub link: u64,
+    /// Of one tenant.
+    pub tenant: u64,
+    /// Of the replica.
+    pub total: u64,
+}
+
+impl Default for ParkedLimits {
+    fn default() -> Self {
+        Self {
+            link: PARKED_LINK_BYTES,
+            tenant: PARKED_TENANT_BYTES,
+            total: PARKED_TOTAL_BYTES,
+        }
+    }
 }
 
 impl RelayConfig {
@@ -31,6 +56,7 @@ impl RelayConfig {
             link_listen,
             drain_timeout: DRAIN_TIMEOUT,
             drain_smear: DRAIN_SMEAR,
+            parked: ParkedLimits::default(),
         }
     }
 }

@@ -1,63 +1,38 @@
 //! Who serves what: for each tenant and connector, the links and what they offer.
 //!
 //! Readers take immutable snapshots and never wait. Writers change a tenant's book under its own
-//! lock and publish at most one snapshot per [`REBUILD_EVERY`]; that a link left, drains or was
+//! lock and publish at most one snapshot per [`crate::limits::REBUILD_EVERY`]; that a link left, drains or was
 //! superseded is seen at once, by a flag in the link that every snapshot shares.
 //!
 //! Links are registered and unregistered by id, through a guard, so that a late goodbye can never
 //! remove a newcomer. Of the links of one agent instance, the newest serving one is selectable and
 //! no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use culvert_certs::{AgentId, ConnectorName, TenantName};
-use culvert_wire::{InstanceId, ServiceHealth, ServiceName, ServiceOffer};
+use culvert_certs::TenantName;
+use culvert_wire::{ServiceHealth, ServiceOffer};
 use tokio::sync::{Notify, watch};
 
-use crate::budget::RetryBudget;
-use crate::limits::{MAX_AGENTS, MAX_LINKS, REBUILD_EVERY};
-use crate::link::{LinkEntry, LinkId, LinkState};
-use crate::meter::ServiceMeter;
-use crate::view::{TenantView, build_view};
+use crate::book::{CapReached, Newcomer, Tenant};
+use crate::handle::Link;
+use crate::link::LinkEntry;
+use crate::view::TenantView;
 
 /// The links of this replica and what they offer, by tenant.
 ///
 /// `H` is what a selected link is used through.
 #[derive(Debug)]
-pub struct Directory<H> {
+pub struct Directory<H = Link> {
     shards: Vec<Shard<H>>,
     hasher: RandomState,
     /// Tenants whose snapshot is behind, and when it may be rebuilt.
     behind: Mutex<HashMap<TenantName, Instant>>,
     wake: Notify,
-}
-
-/// A cap of the directory that a newcomer would exceed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CapReached {
-    /// More distinct agents than one connector may have.
-    #[error("the connector has {MAX_AGENTS} agents on this replica, which is the limit")]
-    Agents,
-    /// More links than one connector may hold.
-    #[error("the connector has {MAX_LINKS} links to this replica, which is the limit")]
-    Links,
-}
-
-/// A link that asks to be registered.
-#[derive(Debug, Clone)]
-pub(crate) struct Newcomer {
-    pub(crate) id: LinkId,
-    pub(crate) tenant: TenantName,
-    pub(crate) connector: ConnectorName,
-    pub(crate) agent: AgentId,
-    pub(crate) instance: InstanceId,
-    /// Not selectable until somebody approves the agent.
-    pub(crate) held: bool,
-    pub(crate) offer: Vec<ServiceOffer>,
 }
 
 /// Unregisters its link, and no other, when dropped.
@@ -72,59 +47,6 @@ pub(crate) struct Registration<H> {
 struct Shard<H> {
     tenants: ArcSwap<HashMap<TenantName, Arc<Tenant<H>>>>,
     inserting: Mutex<()>,
-}
-
-/// One tenant's book and its published snapshot.
-#[derive(Debug)]
-pub(crate) struct Tenant<H> {
-    name: TenantName,
-    book: Mutex<Book<H>>,
-    view: ArcSwap<TenantView<H>>,
-    revision: watch::Sender<u64>,
-    pub(crate) retries: RetryBudget,
-}
-
-/// What is true now; in order of arrival.
-#[derive(Debug)]
-struct Book<H> {
-    links: Vec<Written<H>>,
-    rebuilt: Option<Instant>,
-}
-
-/// The services of one link, with what is known of each.
-type Services = BTreeMap<ServiceName, (ServiceOffer, Arc<ServiceMeter>)>;
-
-/// One link with its present offer.
-#[derive(Debug)]
-pub(crate) struct Written<H> {
-    pub(crate) entry: Arc<LinkEntry<H>>,
-    pub(crate) services: Services,
-    standing: Standing,
-}
-
-/// What keeps a link from taking calls; each has a cause of its own.
-#[derive(Debug, Clone, Copy, Default)]
-struct Standing {
-    held: bool,
-    silent: bool,
-    leaving: bool,
-}
-
-impl Standing {
-    /// The state, given whether a newer link of the same instance takes the calls.
-    fn state(self, superseded: bool) -> LinkState {
-        match self {
-            Self { leaving: true, .. } => LinkState::Leaving,
-            Self { held: true, .. } => LinkState::Held,
-            Self { silent: true, .. } => LinkState::Silent,
-            _ if superseded => LinkState::Superseded,
-            _ => LinkState::Serving,
-        }
-    }
-
-    fn can_serve(self) -> bool {
-        !(self.held || self.silent || self.leaving)
-    }
 }
 
 impl<H> Default for Directory<H> {
@@ -190,22 +112,7 @@ impl<H> Directory<H> {
         now: Instant,
     ) -> Result<Registration<H>, CapReached> {
         let tenant = self.tenant_or_new(&newcomer.tenant);
-        let standing = Standing {
-            held: newcomer.held,
-            ..Standing::default()
-        };
-        let entry = Arc::new(LinkEntry::new(&newcomer, standing.state(false), handle));
-        {
-            let mut book = tenant.book();
-            book.check_caps(&newcomer)?;
-            let services = meters(newcomer.offer, &BTreeMap::new());
-            book.links.push(Written {
-                entry: Arc::clone(&entry),
-                services,
-                standing,
-            });
-            book.settle(&entry);
-        }
+        let entry = tenant.write(newcomer, handle)?;
         self.changed(&tenant, now);
         Ok(Registration {
             directory: Arc::clone(self),
@@ -268,9 +175,8 @@ impl<H> Directory<H> {
     }
 
     fn publish_later(&self, tenant: &Tenant<H>) {
-        let due = tenant.book().rebuilt.map(|rebuilt| rebuilt + REBUILD_EVERY);
         // Without a snapshot there is nothing that could be behind.
-        if let Some(due) = due {
+        if let Some(due) = tenant.due() {
             self.behind().insert(tenant.name.clone(), due);
             self.wake.notify_one();
         }
@@ -315,194 +221,52 @@ impl<H> Registration<H> {
 
     /// Replaces what the link offers; what is known of services that stay is kept.
     pub(crate) fn offer(&self, offer: Vec<ServiceOffer>, now: Instant) {
-        {
-            let mut book = self.tenant.book();
-            if let Some(written) = book.find(self.entry.id) {
-                written.services = meters(offer, &written.services);
-            }
-        }
+        self.tenant.offer(self.entry.id, offer);
         self.directory.changed(&self.tenant, now);
     }
 
     /// Takes over a health report; services that the link does not offer are skipped.
     pub(crate) fn health(&self, report: &[ServiceHealth]) {
-        let mut book = self.tenant.book();
-        if let Some(written) = book.find(self.entry.id) {
-            for health in report {
-                if let Some((_, meter)) = written.services.get(&health.name) {
-                    meter.report(health);
-                }
-            }
-        }
+        self.tenant.health(self.entry.id, report);
     }
 
     /// Holds the link until its agent is approved, or lets it serve.
     pub(crate) fn hold(&self, held: bool) {
-        self.stand(|standing| standing.held = held);
+        self.tenant
+            .stand(&self.entry, |standing| standing.held = held);
     }
 
     /// Takes the link out of selection while what serves calls at its agent does not answer.
     pub(crate) fn silent(&self, silent: bool) {
-        self.stand(|standing| standing.silent = silent);
+        self.tenant
+            .stand(&self.entry, |standing| standing.silent = silent);
     }
 
     /// Takes the link out of selection for good; started calls go on.
     pub(crate) fn leaving(&self) {
-        self.stand(|standing| standing.leaving = true);
-    }
-
-    fn stand(&self, change: impl FnOnce(&mut Standing)) {
-        let mut book = self.tenant.book();
-        if let Some(written) = book.find(self.entry.id) {
-            change(&mut written.standing);
-            book.settle(&self.entry);
-        }
+        self.tenant
+            .stand(&self.entry, |standing| standing.leaving = true);
     }
 }
 
 impl<H> Drop for Registration<H> {
     fn drop(&mut self) {
-        {
-            let mut book = self.tenant.book();
-            self.entry.set_state(LinkState::Gone);
-            book.links
-                .retain(|written| written.entry.id != self.entry.id);
-            book.settle(&self.entry);
-        }
+        self.tenant.strike(&self.entry);
         self.directory.publish_later(&self.tenant);
     }
 }
 
-impl<H> Tenant<H> {
-    fn new(name: TenantName) -> Self {
-        let view = ArcSwap::from_pointee(TenantView::empty(name.clone()));
-        let book = Mutex::new(Book {
-            links: Vec::new(),
-            rebuilt: None,
-        });
-        Self {
-            name,
-            book,
-            view,
-            revision: watch::Sender::new(0),
-            retries: RetryBudget::new(),
-        }
-    }
-
-    pub(crate) fn view(&self) -> Arc<TenantView<H>> {
-        self.view.load_full()
-    }
-
-    /// The newest link of this instance but `except`, serving or finishing: whom to ask about a call.
-    pub(crate) fn another_link(
-        &self,
-        agent: AgentId,
-        instance: InstanceId,
-        except: LinkId,
-    ) -> Option<Arc<LinkEntry<H>>> {
-        let links = self.links_of(agent);
-        links
-            .into_iter()
-            .find(|entry| entry.instance == instance && entry.id != except)
-    }
-
-    /// All links of one agent, newest first.
-    pub(crate) fn links_of(&self, agent: AgentId) -> Vec<Arc<LinkEntry<H>>> {
-        let book = self.book();
-        let links = book.links.iter().rev().map(|written| &written.entry);
-        links
-            .filter(|entry| entry.agent == agent)
-            .cloned()
-            .collect()
-    }
-
-    fn book(&self) -> MutexGuard<'_, Book<H>> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn publish_if_due(&self, now: Instant) -> bool {
-        let mut book = self.book();
-        let due = book
-            .rebuilt
-            .is_none_or(|rebuilt| now.saturating_duration_since(rebuilt) >= REBUILD_EVERY);
-        if due {
-            self.rebuild(&mut book, now);
-        }
-        due
-    }
-
-    fn publish(&self, now: Instant) {
-        self.rebuild(&mut self.book(), now);
-    }
-
-    /// Under the book's lock, so that snapshots are published in the order of their books.
-    fn rebuild(&self, book: &mut Book<H>, now: Instant) {
-        let revision = *self.revision.borrow() + 1;
-        self.view.store(Arc::new(build_view(
-            self.name.clone(),
-            revision,
-            &book.links,
-        )));
-        book.rebuilt = Some(now);
-        self.revision.send_replace(revision);
-    }
-}
-
-impl<H> Book<H> {
-    fn find(&mut self, id: LinkId) -> Option<&mut Written<H>> {
-        self.links.iter_mut().find(|written| written.entry.id == id)
-    }
-
-    fn check_caps(&self, newcomer: &Newcomer) -> Result<(), CapReached> {
-        let links = || {
-            self.links
-                .iter()
-                .filter(|written| written.entry.connector == newcomer.connector)
-        };
-        if links().count() >= MAX_LINKS {
-            return Err(CapReached::Links);
-        }
-        let mut agents: BTreeSet<_> = links()
-            .map(|written| *written.entry.agent.as_bytes())
-            .collect();
-        agents.insert(*newcomer.agent.as_bytes());
-        if agents.len() > MAX_AGENTS {
-            return Err(CapReached::Agents);
-        }
-        Ok(())
-    }
-
-    /// Of the links of the same agent instance, only the newest that can serve is selectable.
-    fn settle(&mut self, changed: &LinkEntry<H>) {
-        let same = |written: &&Written<H>| {
-            written.entry.instance == changed.instance && written.entry.agent == changed.agent
-        };
-        let mut chosen = false;
-        for written in self.links.iter().rev().filter(same) {
-            written.entry.set_state(written.standing.state(chosen));
-            chosen |= written.standing.can_serve();
-        }
-    }
-}
-
-/// One meter for each offered service; those that were offered before keep theirs.
-fn meters(offer: Vec<ServiceOffer>, old: &Services) -> Services {
-    let keep = |service: &ServiceOffer| match old.get(&service.name) {
-        Some((before, meter)) if before.kind == service.kind => Arc::clone(meter),
-        _ => Arc::default(),
-    };
-    offer
-        .into_iter()
-        .map(|service| (service.name.clone(), (service.clone(), keep(&service))))
-        .collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use culvert_wire::{ServiceKind, ServiceState, SessionId};
+    use std::collections::BTreeSet;
+
+    use culvert_certs::{AgentId, ConnectorName};
+    use culvert_wire::{InstanceId, ServiceKind, ServiceState, SessionId};
     use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
     use super::*;
+    use crate::limits::{MAX_AGENTS, MAX_LINKS, REBUILD_EVERY};
+    use crate::link::{LinkId, LinkState};
 
     /// A link of agent `agent` to be, in its start `instance`, as connection `session`/0.
     pub(crate) fn newcomer(

@@ -10,17 +10,17 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer::{AnswerBody, CallRecord, UploadTask};
+use crate::answer::{AnswerBody, CallRecord, Stream, UploadTask};
 use crate::attempt::{Headed, InFlight, attempt};
+use crate::book::Tenant;
 use crate::call::{Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
-use crate::directory::Tenant;
+use crate::handle::Link;
 use crate::limits::{ASK_WAIT, MAX_ATTEMPTS, REPLAY_CALL_BYTES};
 use crate::link::{LinkEntry, LinkId};
 use crate::relay::Core;
 use crate::replay::{BodyError, Replay};
 use crate::retry::{Ending, Facts, Failed, Next, Witness, decide, ending, is_safe};
 use crate::select::{NoTarget, Selected, Wanted, select};
-use crate::session::Link;
 
 /// Hands a call to an agent and waits for the head of its answer.
 pub(crate) async fn call<B>(
@@ -159,11 +159,9 @@ where
         self.attempts += 1;
         self.tried.push(chosen.link.id);
         let in_flight = InFlight::new(Arc::clone(&chosen.link), Arc::clone(&chosen.meter));
-        let sent = attempt(
-            in_flight,
-            self.open(chosen, call_id, opened),
-            self.body.clone(),
-        );
+        // Boxed: it would stand three times in the future of the call, which lives in its edge's.
+        let open = self.open(chosen, call_id, opened);
+        let sent = Box::pin(attempt(in_flight, open, self.body.clone()));
         let outcome = self.before_deadline(sent).await;
         (
             attempted,
@@ -297,17 +295,23 @@ where
             transport: chosen.link.handle.connection().transport(),
             attempts: self.attempts,
         };
-        let upload =
-            upload.map(|upload| UploadTask(self.core.uploads.spawn(upload).abort_handle()));
+        let upload = upload.map(|upload| self.core.uploads.spawn(upload));
+        let upload = upload.map(|task| UploadTask(task.abort_handle()));
         let length = head.declared_length(&self.head.method);
         let parts = head.into_response_parts();
+        let stream = Stream {
+            answer: Box::new(answer),
+            _upload: upload,
+            _in_flight: in_flight,
+        };
+        let owner = (self.target.tenant, chosen.link.id);
         let body = AnswerBody::new(
-            answer,
+            owner,
+            stream,
             length,
             self.meta.deadline,
             record,
-            upload,
-            in_flight,
+            &self.core.parking,
         );
         Answered {
             response: Response::from_parts(parts, body),

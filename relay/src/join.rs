@@ -213,13 +213,13 @@ impl Outcome {
 
     fn into_response(self) -> Response<Full<Bytes>> {
         let (status, code) = (self.status(), self.name());
-        let body = match self {
-            Self::Joined(answer) => answer,
-            refusal => {
-                serde_json::json!({ "error": { "code": code, "message": refusal.message() } })
-                    .to_string()
-                    .into_bytes()
-            }
+        let body = if let Self::Joined(answer) = self {
+            answer
+        } else {
+            let error = serde_json::json!({ "code": code, "message": self.message() });
+            serde_json::json!({ "error": error })
+                .to_string()
+                .into_bytes()
         };
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;

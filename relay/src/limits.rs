@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use culvert_tunnel::limits::STREAM_WINDOW;
+
 /// Distinct agents that may serve one connector here: more is a fleet that wants several connectors.
 pub const MAX_AGENTS: usize = 64;
 /// Links that one connector may hold here: selection looks at each of them on every call.
@@ -29,6 +31,8 @@ pub const PROOF_WAIT: Duration = Duration::from_millis(500);
 pub const MAX_STALENESS: Duration = Duration::from_secs(24 * 3600);
 /// How often a session looks whether its leaf has expired, should the clock be set.
 pub const LIFETIME_CHECK: Duration = Duration::from_secs(30);
+/// Shortest sleep before that look: a clock that stands still must not make a session spin.
+pub const LIFETIME_CHECK_MIN: Duration = Duration::from_millis(50);
 
 /// Orders that may wait for a link's control machine.
 pub const CONTROL_ORDERS: usize = 256;
@@ -67,6 +71,17 @@ pub const MAX_CONTROL_REQUESTS: usize = 256;
 /// How long control may take to answer a renewal.
 pub const RENEW_ANSWER_WAIT: Duration = Duration::from_secs(15);
 
+/// A caller that has not taken the next piece of its answer for so long has parked it.
+pub const PARKED_AFTER: Duration = Duration::from_secs(1);
+/// What a parked answer may hold: the receive window of its stream, in bytes.
+pub const PARKED_BYTES: u64 = STREAM_WINDOW as u64;
+/// Bytes that the parked answers of one link may hold together.
+pub const PARKED_LINK_BYTES: u64 = 256 * 1024 * 1024;
+/// Bytes that the parked answers of one tenant may hold together.
+pub const PARKED_TENANT_BYTES: u64 = 512 * 1024 * 1024;
+/// Bytes that all parked answers of this replica may hold together.
+pub const PARKED_TOTAL_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
 /// How often a port that is free for both TCP and UDP is looked for.
 pub const BIND_TRIES: usize = 16;
 /// How long peers may take to hear that this replica has left.
@@ -81,6 +96,8 @@ pub const DRAIN_SMEAR: Duration = Duration::from_secs(2);
 
 const _: () = assert!(REPLAY_CALL_BYTES <= REPLAY_TOTAL_BYTES);
 const _: () = assert!(MAX_AGENTS <= MAX_LINKS);
+const _: () =
+    assert!(PARKED_LINK_BYTES <= PARKED_TENANT_BYTES && PARKED_TENANT_BYTES <= PARKED_TOTAL_BYTES);
 const _: () = assert!(MAX_ATTEMPTS >= 2);
 const _: () = assert!(
     JOIN_CONNECTION_WAIT.as_secs()

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use culvert_certs::{AgentId, ConnectorName};
 use culvert_wire::{InstanceId, SessionId};
 
-use crate::directory::Newcomer;
+use crate::book::Newcomer;
+use crate::handle::Link;
 
 /// One connection of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +45,7 @@ pub enum LinkState {
 
 /// A link with its owner and its state; `H` is what it is used through.
 #[derive(Debug)]
-pub struct LinkEntry<H> {
+pub struct LinkEntry<H = Link> {
     /// Which connection of which session.
     pub id: LinkId,
     /// Whom the link serves.

@@ -30,6 +30,7 @@ pub struct Metrics {
     retries: Family<ReasonLabel, Counter>,
     joins: Family<OutcomeLabel, Counter>,
     replay_bytes: Gauge,
+    parked_bytes: Gauge,
     udp_send_errors: Counter,
     quic_mtu_bytes: Gauge,
     quic_black_holes: Counter,
@@ -86,6 +87,7 @@ impl Default for Metrics {
             retries: Family::default(),
             joins: Family::default(),
             replay_bytes: Gauge::default(),
+            parked_bytes: Gauge::default(),
             udp_send_errors: Counter::default(),
             quic_mtu_bytes: Gauge::default(),
             quic_black_holes: Counter::default(),
@@ -134,6 +136,11 @@ impl Metrics {
             "replay_bytes",
             "Bytes kept so that calls can be sent again",
             self.replay_bytes.clone(),
+        );
+        relay.register(
+            "parked_bytes",
+            "Bytes that answers may hold whose callers do not read",
+            self.parked_bytes.clone(),
         );
         relay.register(
             "udp_send_errors",
@@ -213,6 +220,11 @@ impl Metrics {
         if let Some(mtu) = least_mtu {
             self.quic_mtu_bytes.set(i64::from(mtu));
         }
+    }
+
+    pub(crate) fn parked(&self, bytes: u64) {
+        self.parked_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn sampled_replay(&self, bytes: usize) {

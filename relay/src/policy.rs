@@ -107,7 +107,7 @@ pub enum Rejected {
     TooFast,
     /// A cap of the directory.
     #[error(transparent)]
-    Full(#[from] crate::directory::CapReached),
+    Full(#[from] crate::book::CapReached),
     /// The replica is leaving.
     #[error("this replica is leaving")]
     Leaving,
@@ -236,4 +236,171 @@ pub(crate) fn allowed_offer(
 /// A clock that was set back makes news look fresh, never stale.
 fn age(heard_at: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(heard_at).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_certs::{PlaneIdentity, ReplicaId};
+    use culvert_wire::ServiceKind;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + 500_000 * HOUR
+    }
+
+    fn identity() -> AgentIdentity {
+        AgentIdentity {
+            trust_domain: "culvert.test".parse().unwrap(),
+            tenant: "acme".parse().unwrap(),
+            connector: "vpc".parse().unwrap(),
+            agent: AgentId::from_bytes([1; 16]),
+        }
+    }
+
+    fn leaf(identity: Identity) -> PeerLeaf {
+        PeerLeaf {
+            identity,
+            serial: vec![1],
+            not_after: now() + HOUR,
+            key_digest: [0; 32],
+        }
+    }
+
+    fn agent() -> PeerLeaf {
+        leaf(Identity::Agent(identity()))
+    }
+
+    fn admission(policy: ConnectorPolicy) -> Admission {
+        let AgentIdentity {
+            tenant, connector, ..
+        } = identity();
+        Admission {
+            connectors: HashMap::from([((tenant, connector), policy)]),
+            deny: DenyList::default(),
+            statements: HashMap::new(),
+            heard_at: now(),
+            clones: ClonePolicy::Alarm,
+        }
+    }
+
+    fn decide(leaf: &PeerLeaf, admission: &Admission) -> Result<bool, Rejected> {
+        admit(leaf, admission, &"ORF".parse().unwrap(), now()).map(|admitted| admitted.held)
+    }
+
+    #[test]
+    fn a_known_agent_is_admitted_and_a_plane_is_not() {
+        assert_eq!(
+            decide(&agent(), &admission(ConnectorPolicy::default())),
+            Ok(false)
+        );
+        let plane = leaf(Identity::Plane(PlaneIdentity {
+            trust_domain: "culvert.test".parse().unwrap(),
+            region: "US".parse().unwrap(),
+            zone: "ORF".parse().unwrap(),
+            replica: ReplicaId::from_bytes([2; 16]),
+        }));
+        assert_eq!(
+            decide(&plane, &admission(ConnectorPolicy::default())),
+            Err(Rejected::NotAnAgent)
+        );
+    }
+
+    #[test]
+    fn who_was_revoked_expired_or_deleted_is_not_admitted_and_does_not_stay() {
+        let mut denied = admission(ConnectorPolicy::default());
+        denied.deny.deny_agent(identity().agent, now());
+        let mut deleted = admission(ConnectorPolicy::default());
+        deleted.connectors.clear();
+        let expired = PeerLeaf {
+            not_after: now(),
+            ..agent()
+        };
+        let fine = admission(ConnectorPolicy::default());
+        for (leaf, admission, expected) in [
+            (agent(), &denied, Rejected::Revoked),
+            (agent(), &deleted, Rejected::UnknownConnector),
+            (expired, &fine, Rejected::Expired),
+        ] {
+            assert_eq!(decide(&leaf, admission), Err(expected));
+            let kept = keep(&leaf, admission, &"ORF".parse().unwrap(), now());
+            assert_eq!(kept.map(|_| ()), Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_silent_store_stops_newcomers_only() {
+        let mut stale = admission(ConnectorPolicy::default());
+        stale.heard_at = now() - MAX_STALENESS;
+        assert_eq!(decide(&agent(), &stale), Ok(false));
+        stale.heard_at -= Duration::from_secs(1);
+        assert_eq!(decide(&agent(), &stale), Err(Rejected::Stale));
+        assert!(keep(&agent(), &stale, &"ORF".parse().unwrap(), now()).is_ok());
+        stale.heard_at = now() + HOUR;
+        assert_eq!(decide(&agent(), &stale), Ok(false));
+    }
+
+    #[test]
+    fn zones_and_approval_follow_the_connectors_policy() {
+        let elsewhere = Some(["LHR".parse().unwrap()].into());
+        let policy = ConnectorPolicy {
+            zones: elsewhere,
+            ..ConnectorPolicy::default()
+        };
+        assert_eq!(
+            decide(&agent(), &admission(policy)),
+            Err(Rejected::ZoneNotAllowed)
+        );
+        let manual = |agents: &[AgentId]| {
+            let approve = Approve::Manual(agents.iter().copied().collect());
+            admission(ConnectorPolicy {
+                approve,
+                ..ConnectorPolicy::default()
+            })
+        };
+        assert_eq!(decide(&agent(), &manual(&[])), Ok(true));
+        assert_eq!(decide(&agent(), &manual(&[identity().agent])), Ok(false));
+    }
+
+    #[test]
+    fn an_offer_is_cut_down_to_the_names_that_the_connector_may_have() {
+        let offer: Vec<ServiceOffer> = ["llama", "files"]
+            .map(|name| ServiceOffer {
+                name: name.parse().unwrap(),
+                kind: ServiceKind::Http,
+                models: Vec::new(),
+                digest: [0; 32],
+            })
+            .into();
+        let all = admission(ConnectorPolicy::default());
+        assert_eq!(allowed_offer(&offer, &all, &identity()), offer);
+        let services = Some(["files".parse().unwrap()].into());
+        let some = admission(ConnectorPolicy {
+            services,
+            ..ConnectorPolicy::default()
+        });
+        assert_eq!(allowed_offer(&offer, &some, &identity()), offer[1..]);
+    }
+
+    #[test]
+    fn the_narrowest_statement_about_an_agent_is_the_one_it_gets() {
+        let mut admission = admission(ConnectorPolicy::default());
+        assert_eq!(statement(&agent(), &admission), None);
+        let AgentIdentity {
+            tenant,
+            connector,
+            agent: id,
+            ..
+        } = identity();
+        for (subject, signed) in [
+            (Subject::Tenant(tenant.clone()), "tenant"),
+            (Subject::Connector(tenant, connector), "connector"),
+            (Subject::Agent(id), "agent"),
+        ] {
+            admission.statements.insert(subject, Bytes::from(signed));
+            assert_eq!(statement(&agent(), &admission).unwrap(), signed);
+        }
+    }
 }

@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::join::JoinDesk;
-use crate::limits::{BIND_TRIES, CLOSE_WAIT, REBUILD_EVERY, REPLAY_TOTAL_BYTES, SAMPLE_EVERY};
+use crate::limits::{
+    BIND_TRIES, CLOSE_WAIT, PARKED_AFTER, REBUILD_EVERY, REPLAY_TOTAL_BYTES, SAMPLE_EVERY,
+};
 use crate::link::LinkId;
 use crate::relay::{Core, Phase};
 use crate::session;
@@ -97,6 +99,7 @@ impl Ports {
             () = accept_links(&mut self.links, core, &stop) => {}
             () = self.tcp.run(&doors, &stop, core.phases()) => {}
             () = sample(&path, core) => {}
+            () = watch_parked(core) => {}
             () = self.tls.follow(core.credentials.clone()) => {}
             () = core.directory.keep_published() => {}
         }
@@ -176,6 +179,15 @@ async fn serve_link(core: Arc<Core>, incoming: Incoming, stop: CancellationToken
         biased;
         () = stop.cancelled() => {}
         () = live => {}
+    }
+}
+
+/// Keeps what stalled callers hold within its budgets, for ever.
+async fn watch_parked(core: &Core) {
+    let mut ticks = interval(PARKED_AFTER);
+    loop {
+        let now = ticks.tick().await;
+        core.metrics.parked(core.parking.sweep(now));
     }
 }
 

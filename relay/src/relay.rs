@@ -19,15 +19,16 @@ use crate::call::{Answered, CallFailed, CallMeta, CallTarget};
 use crate::config::{RelayConfig, RelayInputs};
 use crate::directory::Directory;
 use crate::dispatch;
+use crate::handle::Link;
 use crate::join::{ControlRequest, JoinDesk};
 use crate::limits::{DRAIN_MARGIN, MAX_CONTROL_REQUESTS, NEW_LINKS_PER_SECOND, REPLAY_TOTAL_BYTES};
 use crate::link::LinkEntry;
 use crate::metrics::Metrics;
+use crate::parking::Parking;
 use crate::policy::Admission;
 use crate::ports::{BindError, Ports};
 use crate::rate::RatePer;
 use crate::replay::BodyError;
-use crate::session::Link;
 use crate::status::RelayStatus;
 use crate::view::TenantView;
 
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<Directory<Link>>,
     pub(crate) metrics: Metrics,
     pub(crate) replay: ReplayMemory,
+    pub(crate) parking: Arc<Parking>,
     pub(crate) new_links: RatePer<TenantName>,
     /// Handshakes and sessions of links.
     pub(crate) sessions: TaskTracker,
@@ -108,6 +110,7 @@ impl Relay {
             directory: Arc::new(Directory::new()),
             metrics,
             replay: ReplayMemory::new(REPLAY_TOTAL_BYTES),
+            parking: Arc::new(Parking::new(config.parked)),
             new_links: RatePer::new(NEW_LINKS_PER_SECOND, NEW_LINKS_PER_SECOND),
             sessions: TaskTracker::new(),
             uploads: TaskTracker::new(),

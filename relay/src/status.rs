@@ -6,9 +6,9 @@ use culvert_tunnel::Transport;
 use culvert_wire::{ServiceKind, ServiceState};
 use serde::Serialize;
 
+use crate::handle::Link;
 use crate::link::{LinkEntry, LinkState};
 use crate::relay::{Core, Phase};
-use crate::session::Link;
 use crate::view::{ConnectorView, TenantView};
 
 /// What a replica serves at this moment.

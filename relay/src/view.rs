@@ -6,13 +6,14 @@ use std::sync::Arc;
 use culvert_certs::{AgentId, ConnectorName, TenantName};
 use culvert_wire::{ServiceKind, ServiceName, ServiceState};
 
-use crate::directory::Written;
+use crate::book::Written;
+use crate::handle::Link;
 use crate::link::{LinkEntry, LinkState};
 use crate::meter::ServiceMeter;
 
 /// What one tenant's links offer.
 #[derive(Debug)]
-pub struct TenantView<H> {
+pub struct TenantView<H = Link> {
     /// Whose view it is.
     pub tenant: TenantName,
     /// Grows with every snapshot of this tenant.
@@ -23,7 +24,7 @@ pub struct TenantView<H> {
 
 /// What the links of one connector offer.
 #[derive(Debug)]
-pub struct ConnectorView<H> {
+pub struct ConnectorView<H = Link> {
     /// Services by name.
     pub services: BTreeMap<ServiceName, ServiceView<H>>,
     /// All links, in order of arrival.
@@ -34,7 +35,7 @@ pub struct ConnectorView<H> {
 
 /// One service, pooled over the links that offer it.
 #[derive(Debug)]
-pub struct ServiceView<H> {
+pub struct ServiceView<H = Link> {
     /// The kind, the same for all links.
     pub kind: ServiceKind,
     /// The models that at least one link offers, sorted.
@@ -47,7 +48,7 @@ pub struct ServiceView<H> {
 
 /// One link's share in a service.
 #[derive(Debug)]
-pub struct ServiceLink<H> {
+pub struct ServiceLink<H = Link> {
     /// The link.
     pub link: Arc<LinkEntry<H>>,
     /// The models that this link offers.

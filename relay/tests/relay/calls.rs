@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_relay::{CallFailed, FailCause, NoTarget};
+use culvert_relay::{CallFailed, FailCause, NoTarget, ParkedLimits};
 use culvert_tunnel::Piece;
 use culvert_wire::{Code, DialerCommand, Health, ServiceHealth, ServiceKind, ServiceState};
 use http::{HeaderMap, Request, StatusCode};
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::agent::{TestAgent, echo, head, refuse, script, silent};
-use crate::world::{World, done, get, meta, post, target, text};
+use crate::world::{Plan, World, done, get, meta, post, target, text};
 
 type Pieces = mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>;
 
@@ -523,6 +523,66 @@ async fn a_deadline_cuts_an_answer_that_streams() {
         .unwrap()
         .unwrap_err();
     assert_eq!(error.code, Code::DeadlineAfter);
+}
+
+/// Answers with more bytes than a stream's window, and counts who was cut.
+fn flood(cut: Arc<AtomicUsize>) -> crate::agent::Script {
+    script(move |mut call, _| {
+        let cut = Arc::clone(&cut);
+        async move {
+            call.answer.accept().await.unwrap();
+            call.answer.head(head(StatusCode::OK)).await.unwrap();
+            for _ in 0..64 {
+                let piece = Bytes::from(vec![0; 64 * 1024]);
+                if call.answer.data(piece).await.is_err() {
+                    cut.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+            }
+            call.answer.end(HeaderMap::new()).await.ok();
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_is_cut_above_the_budget_and_others_are_not() {
+    let none = ParkedLimits {
+        link: 0,
+        ..ParkedLimits::default()
+    };
+    let world = World::with(Plan {
+        parked: none,
+        ..Plan::default()
+    })
+    .await;
+    let cut = Arc::new(AtomicUsize::new(0));
+    let agent = TestAgent::new(world.agent(), flood(Arc::clone(&cut)));
+    let _link = agent.link(&world).await;
+    let mut stalled = world.call(get()).await.unwrap().response.into_body();
+    let first = done("the first piece", stalled.frame())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!first.into_data().unwrap().is_empty());
+    // It does not come back for the next piece, while another one reads on.
+    let mut read = 0;
+    while cut.load(Ordering::SeqCst) == 0 {
+        read += text_len(world.call(get()).await.unwrap()).await;
+    }
+    assert_eq!(read % (64 * 64 * 1024), 0);
+    let error = done("the cut", stalled.collect())
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(error.code, Code::CallerStalled);
+    world
+        .until("no call left", |status| status.links[0].calls == 0)
+        .await;
+}
+
+async fn text_len(answered: culvert_relay::Answered) -> usize {
+    let body = done("an answer", answered.response.into_body().collect()).await;
+    body.unwrap().to_bytes().len()
 }
 
 #[tokio::test]

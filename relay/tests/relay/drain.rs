@@ -35,9 +35,12 @@ fn halves(go: &Arc<Notify>) -> Script {
 }
 
 async fn go_away(link: &mut TestLink) -> GoAway {
-    link.event("GoAway", |event| match event {
-        DialerEvent::GoAway(go_away) => Some(go_away),
-        _ => None,
+    link.event("GoAway", |event| {
+        if let DialerEvent::GoAway(go_away) = event {
+            Some(go_away)
+        } else {
+            None
+        }
     })
     .await
 }
@@ -45,7 +48,7 @@ async fn go_away(link: &mut TestLink) -> GoAway {
 /// Before a drain's deadline no started answer is cut, and after it nothing runs.
 #[tokio::test]
 async fn a_drain_finishes_what_has_begun_and_takes_nothing_new() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let go = Arc::new(Notify::new());
     let agent = TestAgent::new(world.agent(), halves(&go));
     let mut link = agent.link(&world).await;
@@ -69,31 +72,31 @@ async fn a_drain_finishes_what_has_begun_and_takes_nothing_new() {
     );
     let newcomer = TestAgent::echo(&world).dial(&world, None).await;
     assert!(matches!(newcomer, Err(NoLink::Closed(_))));
-    assert!(!world.serving.is_finished());
+    assert!(world.is_serving());
     go.notify_one();
     let rest = done("the rest", body.collect()).await.unwrap().to_bytes();
     assert_eq!(rest, "whole");
-    done("the relay's end", world.serving).await.unwrap();
+    world.served().await;
     link.closed().await;
     assert!(world.relay.status().links.is_empty());
 }
 
 #[tokio::test]
 async fn an_idle_relay_leaves_early() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let agent = TestAgent::echo(&world);
     let link = agent.link(&world).await;
     assert_eq!(text(world.call(post("done")).await.unwrap()).await, "done");
     let started = Instant::now();
     world.stop.cancel();
-    done("the relay's end", world.serving).await.unwrap();
+    world.served().await;
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     link.closed().await;
 }
 
 #[tokio::test]
 async fn between_announcing_and_draining_calls_are_still_taken() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let go = Arc::new(Notify::new());
     let agent = TestAgent::new(world.agent(), halves(&go));
     let mut link = agent.link(&world).await;
@@ -111,9 +114,9 @@ async fn between_announcing_and_draining_calls_are_still_taken() {
         ("half whole", "half whole")
     );
     link.closed().await;
-    assert!(!world.serving.is_finished());
+    assert!(world.is_serving());
     world.stop.cancel();
-    done("the relay's end", world.serving).await.unwrap();
+    world.served().await;
 }
 
 #[tokio::test]
@@ -122,12 +125,12 @@ async fn at_its_deadline_a_drain_cuts_what_is_left_and_the_cut_is_no_end() {
         drain_timeout: Duration::from_millis(500),
         ..Plan::default()
     };
-    let world = World::with(plan).await;
+    let mut world = World::with(plan).await;
     let agent = TestAgent::new(world.agent(), halves(&Arc::new(Notify::new())));
     let _link = agent.link(&world).await;
     let body = world.call(post("x")).await.unwrap().response.into_body();
     world.stop.cancel();
-    done("the relay's end", world.serving).await.unwrap();
+    world.served().await;
     let cut = done("the cut", body.collect())
         .await
         .map(|_| ())
@@ -137,17 +140,15 @@ async fn at_its_deadline_a_drain_cuts_what_is_left_and_the_cut_is_no_end() {
 
 #[tokio::test]
 async fn a_relay_that_is_dropped_ends_everything_of_it() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let agent = TestAgent::new(world.agent(), halves(&Arc::new(Notify::new())));
     let link = agent.link(&world).await;
     let body = world.call(post("x")).await.unwrap().response.into_body();
-    world.serving.abort();
-    assert!(
-        done("the relay's end", world.serving)
-            .await
-            .unwrap_err()
-            .is_cancelled()
-    );
+    world.serving.abort_all();
+    let end = done("the relay's end", world.serving.join_next())
+        .await
+        .unwrap();
+    assert!(end.unwrap_err().is_cancelled());
     link.closed().await;
     done("the cut", body.collect())
         .await

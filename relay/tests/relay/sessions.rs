@@ -288,9 +288,12 @@ async fn a_revoked_agent_is_cut_off_told_by_control_and_not_let_in_again() {
             .statements
             .insert(Subject::Agent(agent.id()), signed.clone());
     });
-    let told = link.event("the statement", |event| match event {
-        DialerEvent::Revoked(signed) => Some(signed),
-        _ => None,
+    let told = link.event("the statement", |event| {
+        if let DialerEvent::Revoked(signed) = event {
+            Some(signed)
+        } else {
+            None
+        }
     });
     assert_eq!(told.await, signed);
     link.closed().await;
@@ -481,9 +484,12 @@ async fn a_renewal_is_carried_to_control_and_back() {
         assert_eq!(request, "a request");
         assert_eq!(leaf.identity, agent.credentials.identity);
         reply.send(answer).unwrap();
-        let renewed = link.event("the answer", |event| match event {
-            DialerEvent::Renewed(renewed) => Some(renewed),
-            _ => None,
+        let renewed = link.event("the answer", |event| {
+            if let DialerEvent::Renewed(renewed) = event {
+                Some(renewed)
+            } else {
+                None
+            }
         });
         assert_eq!(renewed.await, expected);
     }

@@ -13,14 +13,14 @@ use culvert_certs::{
 };
 use culvert_relay::{
     Admission, Answered, CallFailed, CallMeta, CallTarget, ClonePolicy, ConnectorPolicy,
-    ControlRequest, Edge, Phase, Relay, RelayConfig, RelayInputs, RelayStatus,
+    ControlRequest, Edge, ParkedLimits, Phase, Relay, RelayConfig, RelayInputs, RelayStatus,
 };
 use culvert_tunnel::ResetKeys;
 use culvert_wire::{Caller, RequestId, ServiceKind, ServiceOffer};
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,7 @@ pub(crate) struct World {
     pub(crate) admission: watch::Sender<Arc<Admission>>,
     pub(crate) control: mpsc::Receiver<ControlRequest>,
     pub(crate) stop: CancellationToken,
-    pub(crate) serving: JoinHandle<()>,
+    pub(crate) serving: JoinSet<()>,
     _credentials: watch::Sender<Arc<Credentials>>,
 }
 
@@ -61,6 +61,7 @@ pub(crate) struct Plan {
     pub(crate) policy: ConnectorPolicy,
     pub(crate) heard_at: SystemTime,
     pub(crate) edge: Option<Edge>,
+    pub(crate) parked: ParkedLimits,
 }
 
 impl Default for Plan {
@@ -71,6 +72,7 @@ impl Default for Plan {
             policy: ConnectorPolicy::default(),
             heard_at: SystemTime::now(),
             edge: None,
+            parked: ParkedLimits::default(),
         }
     }
 }
@@ -98,6 +100,7 @@ impl World {
         let mut config = RelayConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.drain_timeout = plan.drain_timeout;
         config.drain_smear = Duration::ZERO;
+        config.parked = plan.parked;
         let inputs = RelayInputs {
             credentials: follow,
             admission: admitted,
@@ -107,7 +110,8 @@ impl World {
         let (relay, control) = Relay::bind(config, inputs).await.unwrap();
         let stop = CancellationToken::new();
         let (server, stopped) = (relay.clone(), stop.clone());
-        let serving = tokio::spawn(async move { server.serve(stopped.cancelled()).await.unwrap() });
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { server.serve(stopped.cancelled()).await.unwrap() });
         Self {
             authority,
             relay,
@@ -140,6 +144,18 @@ impl World {
             assert!(Instant::now() < deadline, "{what}: still {status:#?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Waits until nothing of the relay runs any more.
+    pub(crate) async fn served(&mut self) {
+        done("the relay's end", self.serving.join_next())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    pub(crate) fn is_serving(&mut self) -> bool {
+        self.serving.try_join_next().is_none()
     }
 
     pub(crate) async fn until_links(&self, links: usize) {

@@ -86,12 +86,13 @@ impl Dialer {
                 let forbidden = attempts.forbidden();
                 attempts.retire(self);
                 let (host, port) = (target.host.clone(), target.port);
-                Err(DialError::NoReply {
+                let silence = DialError::NoReply {
                     host,
                     port,
                     after: started.elapsed(),
                     forbidden,
-                })
+                };
+                Err(silence.or_graver(attempts.take_gravest()))
             }
         }
     }
@@ -127,16 +128,16 @@ impl Dialer {
                 }
             })
             .collect();
-        let mut worst = None;
         while let Some(result) = racing.next().await {
             match result {
                 Ok(connected) => return Ok(connected),
-                Err(error) => worst = Some(error.or_graver(worst)),
+                Err(error) => attempts.failed(error),
             }
         }
-        Err(worst.unwrap_or_else(|| DialError::NoAddress {
+        let none = || DialError::NoAddress {
             host: target.host.clone(),
-        }))
+        };
+        Err(attempts.take_gravest().unwrap_or_else(none))
     }
 
     async fn attempt(
@@ -262,9 +263,12 @@ impl From<ConnectionEnd> for DialError {
     }
 }
 
-/// The sockets that one dial has sent from, and what the kernel had refused them before.
+/// What has become of the addresses of one dial.
 #[derive(Default)]
 struct Attempts {
+    /// The error to report, of the addresses that failed.
+    gravest: Mutex<Option<DialError>>,
+    /// The sockets that were sent from, and what the kernel had refused them before.
     tried: Mutex<Vec<(SocketAddr, DialEndpoint, SendErrors)>>,
 }
 
@@ -272,6 +276,15 @@ impl Attempts {
     fn add(&self, address: SocketAddr, endpoint: &DialEndpoint) {
         let before = endpoint.path.send_errors();
         lock(&self.tried).push((address, endpoint.clone(), before));
+    }
+
+    fn failed(&self, error: DialError) {
+        let mut gravest = lock(&self.gravest);
+        *gravest = Some(error.or_graver(gravest.take()));
+    }
+
+    fn take_gravest(&self) -> Option<DialError> {
+        lock(&self.gravest).take()
     }
 
     /// Whether the kernel refused to send anything since.

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use crate::world::{Link, done, echo_all, length, ok, open, post, round_trip, take_call};
+use crate::world::{Link, done, echo_all, length, ok, open, post, round_trip, run, take_call};
 
 #[tokio::test]
 async fn a_call_carries_heads_bodies_and_trailers_both_ways() {
@@ -64,6 +64,38 @@ async fn a_call_carries_heads_bodies_and_trailers_both_ways() {
 }
 
 #[tokio::test]
+async fn acceptance_may_wait_for_company_but_not_for_long() {
+    let link = Link::up().await;
+    // A silent backend: the watch is polled, and nothing else happens.
+    let (mut call, mut taken) = link.call(post()).await;
+    let cancelled = taken.answer.cancelled();
+    let accepted = async {
+        taken.answer.accept().await.unwrap();
+        call.answer.accepted().await
+    };
+    done("silent", async {
+        tokio::select! {
+            biased;
+            error = cancelled => panic!("{error}"),
+            accepted = accepted => accepted.unwrap(),
+        }
+    })
+    .await;
+    // A watch that ends before its time.
+    let (mut call, mut taken) = link.call(post()).await;
+    {
+        let mut cancelled = std::pin::pin!(taken.answer.cancelled());
+        assert!(futures_util::poll!(cancelled.as_mut()).is_pending());
+        taken.answer.accept().await.unwrap();
+    }
+    done("watch gone", call.answer.accepted()).await.unwrap();
+    // No watch at all.
+    let (mut call, mut taken) = link.call(post()).await;
+    taken.answer.accept().await.unwrap();
+    done("no watch", call.answer.accepted()).await.unwrap();
+}
+
+#[tokio::test]
 async fn each_event_passes_without_waiting_for_the_next() {
     let link = Link::up().await;
     let (mut call, mut taken) = link.call(post()).await;
@@ -85,7 +117,7 @@ async fn each_event_passes_without_waiting_for_the_next() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_arrive_byte_for_byte_both_ways() {
     let link = Link::up().await;
-    let echo = tokio::spawn(echo_all(link.agent.clone()));
+    let echo = run(echo_all(link.agent.clone()));
     let body: Bytes = noise(24 << 20).into();
     let sent = digest::digest(&digest::SHA256, &body);
     let back = done("24 MiB both ways", round_trip(&link.relay, body))
@@ -96,7 +128,7 @@ async fn large_bodies_arrive_byte_for_byte_both_ways() {
         sent.as_ref()
     );
     link.relay.close(Code::Draining, "");
-    echo.await.unwrap();
+    echo.output("echo ends").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,7 +139,7 @@ async fn bodies_pass_through_their_adapters() {
     length(&mut head.headers, body.len() as u64);
 
     let agent = link.agent.clone();
-    let served = tokio::spawn(async move {
+    let served = run(async move {
         let mut taken = take_call(&agent).await;
         let declared = taken.open.declared_length();
         let body = RequestBody::new(taken.body, declared);
@@ -126,7 +158,7 @@ async fn bodies_pass_through_their_adapters() {
     });
 
     let mut call = link.relay.open_call(head).await.unwrap();
-    let upload = tokio::spawn(call.request.send(http_body_util::Full::new(body.clone())));
+    let upload = run(call.request.send(http_body_util::Full::new(body.clone())));
     let head = done("head", call.answer.head()).await.unwrap();
     let answer = AnswerBody::new(call.answer, head.declared_length(&Method::POST));
     assert_eq!(answer.size_hint().exact(), Some(body.len() as u64));
@@ -134,8 +166,8 @@ async fn bodies_pass_through_their_adapters() {
         done("body", answer.collect()).await.unwrap().to_bytes(),
         body
     );
-    assert_eq!(served.await.unwrap(), body.len() as u64);
-    assert_eq!(upload.await.unwrap().unwrap(), body.len() as u64);
+    assert_eq!(served.output("served").await, body.len() as u64);
+    assert_eq!(upload.output("upload").await.unwrap(), body.len() as u64);
 }
 
 #[tokio::test]
@@ -259,7 +291,7 @@ async fn a_request_body_that_is_dropped_lets_the_answer_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_are_answered_by_whoever_handles_calls() {
     let link = Link::up().await;
-    let echo = tokio::spawn(echo_all(link.agent.clone()));
+    let echo = run(echo_all(link.agent.clone()));
     for nonce in [0, 1, u64::MAX] {
         let started = Instant::now();
         let took = done("probe", link.relay.probe(nonce)).await.unwrap();
@@ -267,7 +299,7 @@ async fn probes_are_answered_by_whoever_handles_calls() {
     }
     assert_eq!(link.relay.calls(), 0);
     link.relay.close(Code::Draining, "");
-    echo.await.unwrap();
+    echo.output("echo ends").await;
 }
 
 #[tokio::test]

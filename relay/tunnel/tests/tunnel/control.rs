@@ -8,16 +8,15 @@ use culvert_wire::{
     InstanceId, Offer, PlaneName, Reject, ReplicaId, SessionId, Settings, Welcome,
 };
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::raw::{RawAgent, RawRelay};
-use crate::world::{Link, done, ok, post};
+use crate::world::{Link, Running, done, ok, post, run};
 
 /// One driven end.
 struct End1<C, E> {
     commands: mpsc::Sender<C>,
     events: mpsc::Receiver<E>,
-    driving: JoinHandle<DriveEnd>,
+    driving: Running<DriveEnd>,
 }
 
 impl<C, E: std::fmt::Debug> End1<C, E> {
@@ -46,7 +45,7 @@ async fn drive_agent(connection: &Connection) -> AgentEnd {
     let stream = connection.open_control().await.unwrap();
     let (commands, inlet) = mpsc::channel(8);
     let (outlet, events) = mpsc::channel(8);
-    let driving = tokio::spawn(stream.drive(Dialer::new(Instant::now(), hello()), inlet, outlet));
+    let driving = run(stream.drive(Dialer::new(Instant::now(), hello()), inlet, outlet));
     End1 {
         commands,
         events,
@@ -58,7 +57,7 @@ fn drive_relay(connection: &Connection) -> RelayEnd {
     let connection = connection.clone();
     let (commands, inlet) = mpsc::channel(8);
     let (outlet, events) = mpsc::channel(8);
-    let driving = tokio::spawn(async move {
+    let driving = run(async move {
         let stream = connection.accept_control().await.unwrap();
         stream
             .drive(Acceptor::new(Instant::now()), inlet, outlet)
@@ -104,9 +103,9 @@ async fn a_session_is_greeted_offered_and_drained() {
     done("head", call.answer.head()).await.unwrap();
     done("end", call.answer.next()).await.unwrap();
     drop((call, taken.body));
-    let ended = done("drained", agent.driving).await.unwrap();
+    let ended = agent.driving.output("drained").await;
     assert_eq!(ended, DriveEnd::Machine(End::Drained { clean: true }));
-    let ended = done("left", relay.driving).await.unwrap();
+    let ended = relay.driving.output("left").await;
     assert!(
         matches!(
             ended,
@@ -132,9 +131,9 @@ async fn a_rejection_arrives_before_the_close_that_follows_it() {
         };
         relay.command(AcceptorCommand::Reject(reject.clone())).await;
         assert_eq!(agent.event().await, DialerEvent::Rejected(reject));
-        let ended = done("rejected", agent.driving).await.unwrap();
+        let ended = agent.driving.output("rejected").await;
         assert_eq!(ended, DriveEnd::Machine(End::Rejected(Code::Upgrade)));
-        done("closed", relay.driving).await.unwrap();
+        relay.driving.output("closed").await;
     }
 }
 
@@ -143,7 +142,7 @@ async fn a_probe_that_the_machine_asks_for_is_answered_over_the_link() {
     let link = Link::up().await;
     let (mut agent, mut relay) = drive(&link).await;
     greet(&mut agent, &mut relay).await;
-    let echo = tokio::spawn(crate::world::echo_all(link.agent.clone()));
+    let echo = run(crate::world::echo_all(link.agent.clone()));
     relay.command(AcceptorCommand::Suspect).await;
     let AcceptorEvent::Probe { nonce } = relay.event().await else {
         panic!("no probe")
@@ -153,8 +152,8 @@ async fn a_probe_that_the_machine_asks_for_is_answered_over_the_link() {
         .command(AcceptorCommand::ProbeAnswered { nonce })
         .await;
     link.relay.close(Code::Draining, "");
-    echo.await.unwrap();
-    let ended = done("lost", agent.driving).await.unwrap();
+    echo.output("echo ends").await;
+    let ended = agent.driving.output("lost").await;
     assert!(
         matches!(ended, DriveEnd::Connection(ConnectionEnd::Peer { .. })),
         "{ended:?}"
@@ -177,7 +176,7 @@ async fn garbage_on_the_control_stream_closes_the_link_with_a_code() {
         let relay = drive_relay(&peer.relay);
         let (mut send, _recv) = peer.agent.open_bi().await.unwrap();
         send.write_all(bytes).await.unwrap();
-        let ended = done("ended", relay.driving).await.unwrap();
+        let ended = relay.driving.output("ended").await;
         assert!(
             matches!(ended, DriveEnd::Stream(_) | DriveEnd::Machine(_)),
             "{ended:?}"
@@ -195,7 +194,7 @@ async fn garbage_on_the_control_stream_closes_the_link_with_a_code() {
             bytes
         };
         send.write_all(bytes).await.unwrap();
-        let ended = done("ended", agent.driving).await.unwrap();
+        let ended = agent.driving.output("ended").await;
         assert!(
             matches!(ended, DriveEnd::Stream(_) | DriveEnd::Machine(_)),
             "{ended:?}"
@@ -217,7 +216,7 @@ async fn a_control_stream_that_ends_ends_the_link() {
         } else {
             send.finish().unwrap();
         }
-        let ended = done("ended", relay.driving).await.unwrap();
+        let ended = relay.driving.output("ended").await;
         assert!(matches!(ended, DriveEnd::Stream(_)), "{ended:?}");
         let closed = done("closed", peer.agent.closed()).await;
         assert_eq!(closed, application_close(&closed, Code::AgentGone));
@@ -229,11 +228,8 @@ async fn an_owner_that_is_gone_ends_the_link() {
     let link = Link::up().await;
     let (agent, relay) = drive(&link).await;
     drop(relay.events);
-    assert_eq!(
-        done("ended", relay.driving).await.unwrap(),
-        DriveEnd::Abandoned
-    );
-    let ended = done("ended", agent.driving).await.unwrap();
+    assert_eq!(relay.driving.output("ended").await, DriveEnd::Abandoned);
+    let ended = agent.driving.output("ended").await;
     assert!(matches!(ended, DriveEnd::Connection(_)), "{ended:?}");
 }
 
@@ -264,16 +260,16 @@ async fn a_path_that_went_silent_is_found_dead_by_both_ends() {
     let started = Instant::now();
     // An idle link pings every 3 s, and a dead one is silent for 1 s after a ping.
     let bound = Duration::from_secs(4);
-    let ended = done("agent", agent.driving).await.unwrap();
+    let ended = agent.driving.output("agent").await;
     println!("agent: dead after {:?}", started.elapsed());
     assert_eq!(ended, DriveEnd::Machine(End::TransportDead));
     assert!(started.elapsed() < bound * 5);
     // The events have to be taken, a probe among them.
-    let draining = tokio::spawn(async move { while relay.events.recv().await.is_some() {} });
-    let ended = done("relay", relay.driving).await.unwrap();
+    let draining = run(async move { while relay.events.recv().await.is_some() {} });
+    let ended = relay.driving.output("relay").await;
     println!("relay: dead after {:?}", started.elapsed());
     assert_eq!(ended, DriveEnd::Machine(End::TransportDead));
-    draining.await.unwrap();
+    draining.output("draining").await;
 }
 
 fn hello() -> Hello {

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use quinn::VarInt;
 
 use crate::raw::{RawAgent, RawRelay, encoded};
-use crate::world::{Link, done, echo_all, length, ok, post, round_trip, take_call};
+use crate::world::{Link, done, echo_all, length, ok, post, round_trip, run, take_call};
 
 /// Cancelling has to reach the other side within this time on loopback.
 const PROMPTLY: Duration = Duration::from_millis(100);
@@ -413,18 +413,15 @@ async fn a_reset_is_noticed_while_the_body_is_read_by_somebody_else() {
     let open = encoded(&[CallFrame::Open(Box::new(post()))]);
     let (mut send, _recv) = peer.open(&open).await;
     let mut taken = done("taken", take_call(&peer.agent)).await;
-    let watch = tokio::spawn(taken.answer.cancelled());
-    let reader = tokio::spawn(async move { taken.body.next().await });
+    let watch = run(taken.answer.cancelled());
+    let reader = run(async move { taken.body.next().await });
     // Both wait for the same half now, or will.
     tokio::task::yield_now().await;
     send.reset(VarInt::from_u32(u32::from(Code::DeadlineAfter.to_u16())))
         .unwrap();
     let expected = Failure::Reset(Code::DeadlineAfter);
-    assert_eq!(done("watch", watch).await.unwrap().failure, expected);
-    assert_eq!(
-        done("reader", reader).await.unwrap().unwrap_err().failure,
-        expected
-    );
+    assert_eq!(watch.output("watch").await.failure, expected);
+    assert_eq!(reader.output("reader").await.unwrap_err().failure, expected);
 }
 
 #[tokio::test]
@@ -558,7 +555,7 @@ async fn random_bytes_never_hang_or_break_anything_but_their_link() {
     }
     // Other links are as they were.
     let link = Link::up().await;
-    let echo = tokio::spawn(echo_all(link.agent.clone()));
+    let echo = run(echo_all(link.agent.clone()));
     let back = done(
         "echo",
         round_trip(&link.relay, Bytes::from_static(b"still")),
@@ -566,7 +563,7 @@ async fn random_bytes_never_hang_or_break_anything_but_their_link() {
     .await;
     assert_eq!(back.unwrap(), b"still");
     link.relay.close(Code::Draining, "");
-    echo.await.unwrap();
+    echo.output("echo ends").await;
 }
 
 async fn closed_with(connection: &quinn::Connection) -> Code {

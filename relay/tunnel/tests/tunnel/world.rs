@@ -16,6 +16,7 @@ use culvert_tunnel::{
 use culvert_wire::{CallId, Caller, Head, Open, RequestId, ServiceName};
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// The longest that a step of a test may take; far above what any of them needs.
@@ -26,6 +27,21 @@ pub(crate) async fn done<F: Future>(step: &str, future: F) -> F::Output {
     match timeout(PATIENCE, future).await {
         Ok(output) => output,
         Err(_elapsed) => panic!("{step}: not done within {PATIENCE:?}"),
+    }
+}
+
+/// A task that is awaited or, where the test fails before, aborted.
+pub(crate) struct Running<T>(JoinSet<T>);
+
+pub(crate) fn run<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    Running(tasks)
+}
+
+impl<T: 'static> Running<T> {
+    pub(crate) async fn output(mut self, step: &str) -> T {
+        done(step, self.0.join_next()).await.unwrap().unwrap()
     }
 }
 
@@ -227,7 +243,7 @@ pub(crate) fn length(headers: &mut HeaderMap, bytes: u64) {
 
 /// Answers every call with its own body, until the connection ends.
 pub(crate) async fn echo_all(agent: Connection) {
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     while let Ok(stream) = agent.accept_call().await {
         tasks.spawn(async move {
             match stream.read().await? {

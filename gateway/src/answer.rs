@@ -18,14 +18,17 @@ use bytes::Bytes;
 use culvert_wire::Code;
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep},
+};
 
 use crate::{
     blame,
     dialect::Dialect,
     error::Problem,
     model::usage::UsageTap,
-    record::Guard,
+    record::{Guard, Note},
     sse::{self, Position},
 };
 
@@ -37,12 +40,27 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// What ended the bytes of an answer before their end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut(pub Code);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// A code of the tunnel.
+    Code(Code),
+    /// Something that is a problem already.
+    Told(Problem),
+}
+
+impl Cut {
+    /// What the caller is told.
+    pub fn into_problem(self) -> Problem {
+        match self {
+            Self::Code(code) => blame::cut(code),
+            Self::Told(problem) => problem,
+        }
+    }
+}
 
 impl From<culvert_relay::AnswerCut> for Cut {
     fn from(cut: culvert_relay::AnswerCut) -> Self {
-        Self(cut.code)
+        Self::Code(cut.code)
     }
 }
 
@@ -87,6 +105,8 @@ pub struct AnswerBody<B> {
     silence: Option<Pin<Box<Sleep>>>,
     /// Bytes that the head announced and that have not come yet.
     left: Option<u64>,
+    /// What a late answer will say for the record.
+    noted: Option<oneshot::Receiver<Note>>,
 }
 
 #[derive(Debug)]
@@ -100,6 +120,24 @@ enum State<B> {
     Own(Bytes),
     /// Nothing more comes.
     Done,
+}
+
+impl<B> AnswerBody<B> {
+    /// Puts into the record what was learned on the way.
+    fn settle(&mut self) {
+        if let Some(Ok(note)) = self.noted.take().map(|mut noted| noted.try_recv()) {
+            self.guard.fields().note(note);
+        }
+        if let Some(tap) = self.tap.take() {
+            self.guard.tokens(tap.usage());
+        }
+    }
+}
+
+impl<B> Drop for AnswerBody<B> {
+    fn drop(&mut self) {
+        self.settle();
+    }
 }
 
 impl<B: Body> AnswerBody<B> {
@@ -118,11 +156,27 @@ impl<B: Body> AnswerBody<B> {
             watch,
             events,
             left,
+            noted: None,
         };
         if matches!(&answer.state, State::Open(body) if body.is_end_stream()) {
             answer.finish();
         }
         answer
+    }
+
+    /// A stream that begins, with a comment, before its answer is there. `noted` is what the answer
+    /// will say for the record.
+    pub fn early(body: B, noted: oneshot::Receiver<Note>, guard: Guard, watch: Watch) -> Self {
+        Self {
+            state: State::Open(body),
+            silence: Some(Box::pin(tokio::time::sleep(Duration::ZERO))),
+            tap: watch.count_tokens.then(UsageTap::default),
+            guard,
+            watch,
+            events: Some(Position::default()),
+            left: None,
+            noted: Some(noted),
+        }
     }
 
     /// An error of ours; `bytes` are all of it.
@@ -142,6 +196,7 @@ impl<B: Body> AnswerBody<B> {
             tap: None,
             silence: None,
             left: None,
+            noted: None,
         };
         if matches!(&answer.state, State::Own(bytes) if bytes.is_empty()) {
             answer.finish();
@@ -151,23 +206,23 @@ impl<B: Body> AnswerBody<B> {
 
     fn finish(&mut self) {
         self.state = State::Done;
-        if let Some(tap) = self.tap.take() {
-            self.guard.tokens(tap.usage());
-        }
+        self.settle();
         self.guard.whole();
     }
 
     /// Ends the answer with `problem`, in the way that the caller can tell from a whole one.
-    fn fail(&mut self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        if let Some(tap) = self.tap.take() {
-            self.guard.tokens(tap.usage());
-        }
-        self.guard.cut(&problem);
+    fn fail(&mut self, cut: Cut) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         self.state = State::Done;
+        self.settle();
+        // What comes late says itself whether it may have been executed.
+        self.guard.fields().maybe_executed |= matches!(cut, Cut::Code(_));
+        let problem = cut.into_problem();
+        self.guard.cut(&problem);
         let Some(event) = self.error_event(&problem) else {
             self.watch.cut.set();
             return Poll::Ready(Some(Err(problem)));
         };
+        self.guard.sent(event.len());
         Poll::Ready(Some(Ok(Frame::data(event))))
     }
 
@@ -235,7 +290,7 @@ where
                     Poll::Ready(Some(Ok(Frame::data(comment))))
                 })
             }
-            Poll::Ready(Some(Err(error))) => self.fail(blame::cut(error.into().0)),
+            Poll::Ready(Some(Err(error))) => self.fail(error.into()),
             Poll::Ready(None) => {
                 self.finish();
                 Poll::Ready(None)
@@ -272,7 +327,7 @@ where
                     self.state = State::Last(body, last);
                     return Poll::Pending;
                 }
-                Poll::Ready(Some(Err(error))) => return self.fail(blame::cut(error.into().0)),
+                Poll::Ready(Some(Err(error))) => return self.fail(error.into()),
                 // Trailers: a message with a declared length has no place for them.
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(None) => {
@@ -354,7 +409,7 @@ mod tests {
 
     impl From<Code> for Cut {
         fn from(code: Code) -> Self {
-            Self(code)
+            Self::Code(code)
         }
     }
 
@@ -391,6 +446,7 @@ mod tests {
     struct Case {
         body: AnswerBody<Script>,
         records: mpsc::Receiver<Record>,
+        recorder: Recorder,
         cut: CutFlag,
     }
 
@@ -432,7 +488,12 @@ mod tests {
             guard,
             watch,
         );
-        Case { body, records, cut }
+        Case {
+            body,
+            records,
+            recorder,
+            cut,
+        }
     }
 
     const SSE: (&str, &str) = ("content-type", "text/event-stream");
@@ -604,5 +665,41 @@ mod tests {
         .read()
         .await;
         assert_eq!(text, "data: 1\n\n", "not asked for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_early_stream_is_kept_alive_until_its_answer_comes() {
+        let mut case = case(Dialect::OpenAi, &[], vec![]);
+        let (noter, noted) = oneshot::channel();
+        let wait = Step::Wait(KEEP_ALIVE + Duration::from_secs(1));
+        let steps = vec![wait, Step::Data("data: 1\n\n")];
+        let recorder = case.recorder.clone();
+        let guard = recorder.begin(Record::default());
+        let watch = Watch {
+            dialect: Dialect::OpenAi,
+            call: None,
+            keep_alive: true,
+            count_tokens: false,
+            cut: CutFlag::default(),
+        };
+        let script = Script {
+            steps: steps.into(),
+            wait: None,
+        };
+        case.body = AnswerBody::early(script, noted, guard, watch);
+        assert!(
+            case.records.recv().await.is_some(),
+            "of the body that was replaced"
+        );
+        noter
+            .send(Note {
+                agent: Some("a".into()),
+                ..Note::default()
+            })
+            .unwrap();
+        let (text, end) = case.read().await;
+        assert_eq!(text, format!("{}data: 1\n\n", ": keep-alive\n\n".repeat(2)));
+        assert!(end.is_ok());
+        assert_eq!(case.record().agent.as_deref(), Some("a"));
     }
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use culvert_certs::{Region, Zone};
-use culvert_relay::{AnswerBody as RelayBody, Answered};
+use culvert_relay::{AnswerBody as RelayBody, Answered, Route};
 use culvert_wire::RequestId;
 use http::{HeaderValue, Method, Response, Version, header, request::Parts};
 use uuid::Uuid;
@@ -15,7 +15,8 @@ use crate::{
     dialect::Dialect,
     error::Problem,
     hygiene::REQUEST_ID,
-    record::{Guard, Record, Recorder},
+    late::{Coming, EdgeBody, Late},
+    record::{Guard, Note, Record, Recorder},
     respond::{self, Hops, Stamp},
     route::endpoint::Endpoint,
 };
@@ -24,7 +25,7 @@ use crate::{
 const CLIENT_ID: usize = 128;
 
 /// The body of an answer of this gateway.
-pub type EdgeAnswer = AnswerBody<RelayBody>;
+pub type EdgeAnswer = AnswerBody<EdgeBody<RelayBody>>;
 
 /// The caller's side of a connection.
 #[derive(Clone, Debug)]
@@ -146,12 +147,7 @@ impl Exchange<'_> {
             timings,
         } = answered;
         let (mut head, mut body) = response.into_parts();
-        let fields = self.guard.fields();
-        fields.service = Some(route.service.to_string());
-        fields.agent = Some(route.agent.to_string());
-        fields.transport = Some(route.transport.to_string());
-        fields.attempts = u32::from(route.attempts);
-        fields.status = Some(head.status.as_u16());
+        self.guard.fields().note(note(&route, head.status.as_u16()));
         if respond::is_bodiless(head.status, &head.headers, &self.method) {
             body = match respond::finish(body).await {
                 Ok(body) => body,
@@ -170,15 +166,35 @@ impl Exchange<'_> {
         if let Some(origin) = self.origin.take() {
             cors::mark(&mut head.headers, origin);
         }
-        let watch = Watch {
-            dialect: self.dialect,
-            call: self.rpc_id,
-            keep_alive: self.streams,
-            count_tokens: self.counts_tokens && respond::has_readable_usage(&head.headers),
-            cut: self.cut,
-        };
-        let body = AnswerBody::new(body, &head.headers, self.guard, watch);
+        let watch = self.watch(respond::has_readable_usage(&head.headers));
+        let body = AnswerBody::new(EdgeBody::Prompt(body), &head.headers, self.guard, watch);
         Response::from_parts(head, body)
+    }
+
+    /// A stream that begins before its answer is there.
+    pub fn early(mut self, coming: Coming<RelayBody>) -> Response<EdgeAnswer> {
+        let (mut head, ()) = respond::early_head().into_parts();
+        self.guard.fields().status = Some(head.status.as_u16());
+        self.desk
+            .stamp
+            .mark(&mut head.headers, self.guard.request_id(), None);
+        if let Some(origin) = self.origin.take() {
+            cors::mark(&mut head.headers, origin);
+        }
+        let watch = self.watch(true);
+        let (late, noted) = Late::new(coming, self.dialect);
+        let body = AnswerBody::early(EdgeBody::Late(late), noted, self.guard, watch);
+        Response::from_parts(head, body)
+    }
+
+    fn watch(&mut self, readable: bool) -> Watch {
+        Watch {
+            dialect: self.dialect,
+            call: self.rpc_id.take(),
+            keep_alive: self.streams,
+            count_tokens: self.counts_tokens && readable,
+            cut: self.cut.clone(),
+        }
     }
 
     /// An error of ours.
@@ -209,5 +225,17 @@ impl Exchange<'_> {
             bytes
         };
         Response::from_parts(head, AnswerBody::own(bytes, self.guard))
+    }
+}
+
+/// What the relay says of a call that was answered.
+pub fn note(route: &Route, status: u16) -> Note {
+    Note {
+        service: Some(route.service.to_string()),
+        agent: Some(route.agent.to_string()),
+        transport: Some(route.transport.to_string()),
+        attempts: u32::from(route.attempts),
+        maybe_executed: false,
+        status: Some(status),
     }
 }

@@ -16,24 +16,26 @@ use std::{
 
 use bytes::Bytes;
 use culvert_control::{ConfigSnapshot, snapshot::KeyView};
-use culvert_relay::{Answered, CallMeta, Relay};
+use culvert_relay::{AnswerBody as RelayBody, Answered, CallFailed, CallMeta, Relay};
 use culvert_wire::ServiceKind;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    answer::KEEP_ALIVE,
     auth,
     cors::Cors,
     error::{CallerCode, Problem},
-    exchange::{Desk, EdgeAnswer, Exchange, Peer, Place},
+    exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
     intake::{self, Intake, Payload, Terms},
+    late::Coming,
     limit::{BodyBudget, HELD_BUDGET, UpBody},
     mcp::origin::Origins,
     metrics::EdgeMetrics,
     model::list,
     names::{self, Names},
-    record::{Caller, Recorder},
+    record::{Caller, Note, Recorder},
     respond,
     route::{
         catalog::Catalog,
@@ -89,10 +91,12 @@ struct Outbound<B> {
     terms: Terms,
 }
 
-/// An answer, of ours or of a backend with the time that the call took to reach the relay.
+/// An answer, of ours or of a backend with the time that the call took to reach the relay; or none
+/// yet, for a caller that asked for a stream.
 enum Done {
     Here(Response<Bytes>),
     Away(Box<Answered>, Duration),
+    Late(Coming<RelayBody>),
 }
 
 impl Handler {
@@ -138,6 +142,7 @@ impl Handler {
         match Box::pin(self.phases(&mut exchange, endpoint, head, body, &peer)).await {
             Ok(Done::Here(answer)) => exchange.own(answer),
             Ok(Done::Away(answered, before)) => Box::pin(exchange.pass(*answered, before)).await,
+            Ok(Done::Late(coming)) => exchange.early(coming),
             Err(problem) => exchange.refuse(&problem),
         }
     }
@@ -202,7 +207,7 @@ impl Handler {
         let count = exchange.guard.bytes_in();
         let payload = intake::payload(endpoint, &terms, body, &self.budget, count).await?;
         match &payload {
-            Payload::Model(body, _) => exchange.streams = body.wants_stream(),
+            Payload::Model(body, _) => exchange.streams = body.wants_stream() && terms.keep_alive,
             Payload::Message(_, peek, _) => {
                 exchange.rpc_id.clone_from(&peek.id);
                 let fields = exchange.guard.fields();
@@ -294,13 +299,23 @@ impl Handler {
         };
         let target = upstream::call_target(key.tenant.clone(), &target);
         let before = exchange.guard.began().elapsed();
-        match Box::pin(self.relay.call(target, meta, request)).await {
+        let relay = self.relay.clone();
+        let mut call = Box::pin(async move { relay.call(target, meta, request).await });
+        let called = if exchange.streams {
+            match timeout(KEEP_ALIVE, call.as_mut()).await {
+                Ok(called) => called,
+                Err(_silent) => return Ok(Done::Late(Box::pin(late(call)))),
+            }
+        } else {
+            call.await
+        };
+        match called {
             Ok(answered) => Ok(Done::Away(Box::new(answered), before)),
             Err(failed) => {
-                let fields = exchange.guard.fields();
-                fields.attempts = u32::from(failed.attempts);
-                fields.maybe_executed = failed.maybe_executed;
-                fields.agent = failed.agent.map(|agent| agent.to_string());
+                exchange
+                    .guard
+                    .fields()
+                    .note(upstream::note_failure(&failed));
                 let request_id = exchange.guard.request_id();
                 tracing::debug!(request_id, error = %failed.cause, "a call failed");
                 Err(upstream::failed(&failed))
@@ -323,5 +338,23 @@ impl Handler {
                 .filter(|(tenant, _)| *tenant == key.tenant);
             names::build(own.map(|(_, connector)| connector), &view)
         })
+    }
+}
+
+/// What a call comes to whose caller has been sent a head already.
+async fn late(
+    call: impl Future<Output = Result<Answered, CallFailed>>,
+) -> (Note, Result<Response<RelayBody>, Problem>) {
+    match call.await {
+        Ok(Answered {
+            response, route, ..
+        }) => (
+            exchange::note(&route, response.status().as_u16()),
+            Ok(response),
+        ),
+        Err(failed) => (
+            upstream::note_failure(&failed),
+            Err(upstream::failed(&failed)),
+        ),
     }
 }

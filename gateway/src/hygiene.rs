@@ -11,6 +11,8 @@ use http::{
 pub const TARGET: HeaderName = HeaderName::from_static("x-culvert-target");
 /// The caller's deadline, in milliseconds from the arrival of the request.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("culvert-timeout-ms");
+/// `off` where the caller of a stream wants no comments in it.
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("culvert-keep-alive");
 /// The request's id: ours to the caller and to the backend, the caller's own in its request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Prefix of the headers that only a gateway writes.
@@ -31,8 +33,9 @@ const HOP_BY_HOP: [&str; 10] = [
 ];
 
 /// What the edge answers itself, and what says where a request came from: ours replace the caller's.
-const NOT_FROM_CALLERS: [&str; 16] = [
+const NOT_FROM_CALLERS: [&str; 17] = [
     "cf-connecting-ip",
+    "culvert-keep-alive",
     "culvert-timeout-ms",
     "expect",
     "fly-client-ip",

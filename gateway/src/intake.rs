@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     error::{CallerCode, Problem},
     exchange::{Peer, Place},
-    hygiene::{self, REQUEST_ID, Source, TARGET},
+    hygiene::{self, KEEP_ALIVE, REQUEST_ID, Source, TARGET},
     limit::{self, BodyBudget, HeldBody, HeldUp, Share, Streamed, UpBody},
     mcp::peek::Peek,
     metadata::{METADATA, Metadata},
@@ -44,6 +44,8 @@ pub struct Terms {
     pub trace: Option<TraceContext>,
     /// The target that the caller names, for calls that name no model.
     pub wanted: Option<String>,
+    /// Whether silence in a stream may be filled with comments.
+    pub keep_alive: bool,
     /// What the caller says for rules and records.
     pub metadata: Metadata,
 }
@@ -94,6 +96,10 @@ pub fn terms(head: &Parts, peer: &Peer, place: &Place, id: RequestId) -> Result<
             .path_and_query()
             .map_or("/", |path| path.as_str())
             .to_owned(),
+        keep_alive: head
+            .headers
+            .get(KEEP_ALIVE)
+            .is_none_or(|wanted| wanted != "off"),
         trace: upstream::trace(&head.headers),
         headers,
         deadline,

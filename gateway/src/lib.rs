@@ -19,6 +19,7 @@ pub mod handler;
 pub mod hygiene;
 pub mod intake;
 pub mod journal;
+pub mod late;
 pub mod limit;
 pub mod logs;
 pub mod mcp;

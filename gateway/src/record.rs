@@ -96,6 +96,41 @@ pub struct Record {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What the relay says of a call, for its record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// The service that answered.
+    pub service: Option<String>,
+    /// The agent that answered, or was tried last.
+    pub agent: Option<String>,
+    /// What carried the call.
+    pub transport: Option<String>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Whether a backend may have executed it although there is no answer.
+    pub maybe_executed: bool,
+    /// The status of the answer.
+    pub status: Option<u16>,
+}
+
+impl Record {
+    /// Takes over what the relay says.
+    pub fn note(&mut self, note: Note) {
+        let Note {
+            service,
+            agent,
+            transport,
+            attempts,
+            maybe_executed,
+            status,
+        } = note;
+        self.service = service.or_else(|| self.service.take());
+        (self.agent, self.transport, self.attempts) = (agent, transport, attempts);
+        self.maybe_executed = maybe_executed;
+        self.status = status.or(self.status);
+    }
+}
+
 /// Who called, as the key says.
 #[derive(Clone, Debug, Serialize)]
 pub struct Caller {
@@ -199,7 +234,6 @@ impl Guard {
     /// The answer was cut after it had begun.
     pub fn cut(&mut self, problem: &Problem) {
         self.end = End::Cut(problem.code());
-        self.record.maybe_executed = true;
     }
 
     /// What the backend counted.

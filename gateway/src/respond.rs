@@ -10,7 +10,6 @@ use http_body_util::BodyExt;
 
 use crate::{
     answer::Cut,
-    blame,
     dialect::Dialect,
     error::Problem,
     hygiene::{self, REQUEST_ID},
@@ -90,6 +89,19 @@ pub fn dress(headers: &mut HeaderMap) {
     }
 }
 
+/// The head of a stream that begins before its answer is there.
+pub fn early_head() -> Response<()> {
+    let mut head = Response::new(());
+    let headers = head.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    dress(headers);
+    head
+}
+
 /// Whether token counts can be read out of an answer with this head.
 pub fn has_readable_usage(headers: &HeaderMap) -> bool {
     let json =
@@ -116,7 +128,7 @@ where
     while !body.is_end_stream() {
         match body.frame().await {
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(blame::cut(error.into().0)),
+            Some(Err(error)) => return Err(error.into().into_problem()),
             None => break,
         }
     }

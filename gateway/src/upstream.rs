@@ -13,6 +13,7 @@ use crate::{
     blame,
     error::{CallerCode, Problem},
     hygiene::TIMEOUT,
+    record::Note,
     route::resolve::Target,
 };
 
@@ -104,6 +105,16 @@ pub fn trace(headers: &HeaderMap) -> Option<TraceContext> {
             .filter(|text| text.len() <= MAX_TRACE_STATE)
             .map(str::to_owned),
     })
+}
+
+/// What the record says of a call that failed.
+pub fn note_failure(failed: &CallFailed) -> Note {
+    Note {
+        attempts: u32::from(failed.attempts),
+        maybe_executed: failed.maybe_executed,
+        agent: failed.agent.map(|agent| agent.to_string()),
+        ..Note::default()
+    }
 }
 
 /// What the caller of a failed call is told.

@@ -5,7 +5,7 @@ use culvert_control::{
     audit::{AuditEvent, Outcome},
     resource::ResourceKind,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::exit::Failure;
 
@@ -125,9 +125,11 @@ fn link(link: &LinkStatus) -> Vec<String> {
 
 fn brief(value: &Value) -> String {
     const WIDTH: usize = 60;
-    let text = match value {
-        Value::Object(map) if map.is_empty() => "-".to_owned(),
-        other => other.to_string(),
+    let empty = value.as_object().is_some_and(Map::is_empty);
+    let text = if empty {
+        "-".to_owned()
+    } else {
+        value.to_string()
     };
     if text.chars().count() <= WIDTH {
         return text;

@@ -183,6 +183,7 @@ impl ServiceArgs {
             state_dir: self.state_dir.clone(),
             health_listen: self.health_listen,
             log: self.log.clone(),
+            save: false,
             added: FlagServices {
                 model: self.model.clone(),
                 mcp: self.mcp.clone(),
@@ -201,6 +202,7 @@ impl RunArgs {
         let join = self.join.as_ref().map(Secretive::read).transpose()?;
         Ok(Flags {
             join,
+            save: self.save,
             ..self.services.flags()
         })
     }

@@ -19,6 +19,8 @@ pub struct Flags {
     pub health_listen: Option<SocketAddr>,
     /// `--log`.
     pub log: Option<String>,
+    /// `--save`: a file that is not there will be.
+    pub save: bool,
     /// `--model`, `--mcp`, `--http`.
     pub added: FlagServices,
 }
@@ -43,6 +45,8 @@ impl Flags {
         if let Some(path) = &self.config {
             return if path.exists() {
                 Ok(Some(path.clone()))
+            } else if self.save {
+                Ok(None)
             } else {
                 Err(ConfigError::plain(format!(
                     "{}: there is no such file",

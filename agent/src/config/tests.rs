@@ -205,6 +205,12 @@ fn what_is_saved_reads_back() {
         },
         ..Flags::default()
     };
+    assert!(
+        load(&flags, &NONE).is_err(),
+        "a file that is named has to be there"
+    );
+    flags.save = true;
+    assert_eq!(load(&flags, &NONE).expect("a config").services.len(), 1);
     assert_eq!(save(&flags).as_ref(), Ok(&path));
     flags.added = FlagServices {
         mcp: vec!["t=http://localhost:9000/mcp".to_owned()],

@@ -51,6 +51,7 @@ async fn run(args: RunArgs) -> Result<(), AgentError> {
     let flags = if args.save {
         config::Flags {
             added: config::FlagServices::default(),
+            save: false,
             ..flags
         }
     } else {

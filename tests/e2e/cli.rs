@@ -152,7 +152,11 @@ async fn the_verbs_of_an_operator_reach_the_admin_api() {
         }
     };
     assert!(verb(&["status"]).await.contains("dev"));
-    assert!(verb(&["get", "connector"]).await.contains("dev"));
+    assert!(
+        verb(&["get", "connector", "--tenant", "dev"])
+            .await
+            .contains("dev")
+    );
     verb(&["connector", "create", "second", "--tenant", "dev"]).await;
     assert!(
         verb(&["connector", "token", "second", "--tenant", "dev"])

@@ -84,7 +84,7 @@ async fn a_second_sigterm_ends_an_agent_now() {
     agent.process.signal(Signal::TERM).unwrap();
     agent
         .process
-        .logged("drain", Duration::from_secs(5))
+        .logged("leaving", Duration::from_secs(5))
         .await
         .unwrap();
     agent.process.signal(Signal::TERM).unwrap();

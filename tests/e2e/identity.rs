@@ -8,6 +8,7 @@ use culvert_certs::{
 };
 use culvert_tests::attacker::{FalseAgent, FalseGateway, Outcome, Papers};
 use culvert_tests::stranger::post_join;
+use culvert_tests::wait::{self, PATIENCE};
 use culvert_tests::world::World;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
@@ -205,13 +206,18 @@ async fn an_agent_believes_no_false_gateway_and_finds_the_real_one_again() {
     process.kill().await.unwrap();
     // A perfect plane of another authority, and the agent's own leaf shown as if it were a plane's.
     for papers in [forged(&other_plane), own] {
-        let listener = FalseGateway::bind(address, &papers).unwrap();
+        // The socket of the one before is closed by a task of its own.
+        let listener = wait::until("the port", PATIENCE, || async {
+            FalseGateway::bind(address, &papers).map_err(|error| error.to_string())
+        });
+        let listener = listener.await.unwrap();
         for _ in 0..2 {
             listener
                 .refused_dial(Duration::from_secs(40))
                 .await
                 .unwrap();
         }
+        listener.close().await;
     }
     world.gateway = culvert_tests::world::Gateway::again(line, arguments, data)
         .await

@@ -27,7 +27,15 @@ async fn gateway() -> (World, JoinToken) {
 /// Every refusal looks the same, whatever its reason.
 fn refused(reply: &JoinReply) {
     assert_eq!(reply.status, 403, "{}", reply.body);
-    for hint in ["expired", "used", "signature", "unknown", "csr", "tenant"] {
+    for hint in [
+        "expired",
+        " used",
+        "already",
+        "signature",
+        "unknown",
+        "csr",
+        "tenant",
+    ] {
         assert!(
             !reply.body.to_lowercase().contains(hint),
             "a refusal tells why: {}",
@@ -234,12 +242,25 @@ async fn the_token_and_the_keys_are_secrets() {
     for secret in [&line.api_key, &line.admin_key, &line.join_token] {
         assert!(!logs.contains(secret.as_str()), "a secret is in the logs");
     }
-    for entry in walk(&world.agent.as_ref().unwrap().state_folder())
-        .into_iter()
-        .chain(walk(world.gateway.data_folder()))
-    {
-        let mode = std::os::unix::fs::MetadataExt::mode(&entry.metadata().unwrap()) & 0o077;
-        assert_eq!(mode, 0, "{} is open to others", entry.display());
+    for root in [
+        world.agent.as_ref().unwrap().state_folder(),
+        world.gateway.data_folder().to_owned(),
+    ] {
+        for file in walk(&root) {
+            let private = file
+                .ancestors()
+                .take_while(|path| path.starts_with(&root))
+                .any(|path| open_to_others(path) == 0);
+            assert!(private, "{} is open to others", file.display());
+            let holds_a_key = ["key.pem", "dev.json", "authority.key", "plane.key"]
+                .iter()
+                .any(|name| file.ends_with(name));
+            assert!(
+                !holds_a_key || open_to_others(&file) == 0,
+                "{} is open to others",
+                file.display()
+            );
+        }
     }
     let reply = Client::new(world.gateway.url())
         .with_key(&line.admin_key)
@@ -247,6 +268,11 @@ async fn the_token_and_the_keys_are_secrets() {
         .await
         .unwrap();
     assert_eq!(reply.status, 401, "an admin key is no API key");
+}
+
+/// The permissions of `path` that are not its owner's.
+fn open_to_others(path: &std::path::Path) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o077
 }
 
 /// All files below `folder`.

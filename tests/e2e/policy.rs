@@ -36,7 +36,11 @@ async fn reached(world: &World) -> Vec<String> {
         ))
     });
     targets
-        .filter(|target| !target.ends_with("/models") && !target.ends_with("/health"))
+        .filter(|target| {
+            !["/models", "/health", "/metrics"]
+                .iter()
+                .any(|own| target.ends_with(own))
+        })
         .collect()
 }
 

@@ -100,7 +100,7 @@ async fn a_key_of_another_tenant_finds_nothing() {
 #[tokio::test]
 async fn a_key_calls_what_it_is_allowed_and_the_rest_does_not_exist_for_it() {
     let world = World::start().await.unwrap();
-    let narrow = key(&world, "dev", "narrow", json!({"allow": ["dev/fast"]})).await;
+    let narrow = key(&world, "dev", "narrow", json!({"allow": ["dev/llm:fast"]})).await;
     assert_eq!(
         models(&narrow.get("/v1/models").await.unwrap()),
         ["dev/fast"]

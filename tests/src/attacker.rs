@@ -202,6 +202,12 @@ impl FalseGateway {
         })
     }
 
+    /// Gives the port back.
+    pub async fn close(self) {
+        self.endpoint.close(0_u8.into(), b"");
+        self.endpoint.wait_idle().await;
+    }
+
     /// Waits for one dial; `Ok` with what ended it, where the dialler did not believe.
     ///
     /// # Errors

@@ -70,7 +70,9 @@ pub fn workspace_folder() -> PathBuf {
 
 async fn build() -> Result<Programs, HarnessError> {
     if let Some(folder) = std::env::var_os("CULVERT_PROGRAMS") {
-        return Ok(Programs { folder: folder.into() });
+        return Ok(Programs {
+            folder: folder.into(),
+        });
     }
     let folder = profile_folder()?;
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

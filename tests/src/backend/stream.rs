@@ -74,13 +74,14 @@ async fn step(mut player: Player) -> Option<(io::Result<Frame<Bytes>>, Player)> 
         return None;
     };
     if paced {
+        // A fault comes at its token's time, too: an error at once would take the token before it along.
+        if player.next_at > Instant::now() {
+            tokio::time::sleep_until(player.next_at).await;
+        }
         if let Some(fault) = player.script.fault
             && player.played >= player.script.after
         {
             return Some((Err(player.fail(fault).await), player));
-        }
-        if player.next_at > Instant::now() {
-            tokio::time::sleep_until(player.next_at).await;
         }
         player.next_at += player.script.interval;
         player.played += 1;

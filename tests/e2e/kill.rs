@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use culvert_tests::client::Client;
+use culvert_tests::effort;
 use culvert_tests::world::{World, chat_body};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -100,7 +101,7 @@ fn typed(outcomes: &BTreeMap<String, u64>) {
 async fn a_killed_agent_comes_back() {
     let mut world = World::start().await.unwrap();
     let load = Load::start(&world.client());
-    for _ in 0..3 {
+    for _ in 0..effort::rounds() {
         world.serves().await.unwrap();
         let agent = world.agent.take().unwrap();
         world.agent = Some(agent.restart().await.unwrap());
@@ -118,7 +119,7 @@ async fn a_killed_agent_comes_back() {
 async fn a_killed_gateway_comes_back_with_keys_and_agents() {
     let mut world = World::start().await.unwrap();
     let load = Load::start(&world.client());
-    for _ in 0..3 {
+    for _ in 0..effort::rounds() {
         world.serves().await.unwrap();
         let (before, gateway) = {
             let World {
@@ -146,7 +147,7 @@ async fn a_killed_gateway_comes_back_with_keys_and_agents() {
 async fn a_killed_backend_comes_back_and_never_takes_the_link_down() {
     let mut world = World::start().await.unwrap();
     let load = Load::start(&world.client());
-    for _ in 0..3 {
+    for _ in 0..effort::rounds() {
         world.serves().await.unwrap();
         world.backend.kill().await.unwrap();
         culvert_tests::wait::until("a typed failure", Duration::from_secs(15), || async {

@@ -290,24 +290,51 @@ fn every_rust_file_says_what_it_is() {
     }
 }
 
+/// Every document, with the folder that it lies in.
+fn documents_and_folders() -> Vec<(PathBuf, String)> {
+    let mut paths = files(&workspace_folder(), "README.md");
+    paths.push(workspace_folder().join("ARCHITECTURE.md"));
+    paths
+        .into_iter()
+        .map(|path| (path.parent().unwrap_or(&path).to_owned(), read(&path)))
+        .collect()
+}
+
 fn documents() -> String {
-    ["README.md", "ARCHITECTURE.md"]
-        .map(|name| read(&workspace_folder().join(name)))
+    documents_and_folders()
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect::<Vec<_>>()
         .join("\n")
 }
 
 #[test]
 fn files_that_the_documents_name_exist() {
-    for word in documents().split(['`', '(', ')', ' ', '\n', ',']) {
-        let looks_like_a_path = LAYERS
-            .iter()
-            .any(|(folder, _, _)| word.starts_with(&format!("{folder}/")))
-            && word.ends_with(".rs")
-            && !word.contains(['{', '*', '<']);
-        assert!(
-            !looks_like_a_path || workspace_folder().join(word).exists(),
-            "the documents name {word}, which is not there"
-        );
+    for (folder, text) in documents_and_folders() {
+        for word in text.split(['`', '(', ')', ' ', '\n', ',']) {
+            let looks_like_a_path = LAYERS
+                .iter()
+                .any(|(folder, _, _)| word.starts_with(&format!("{folder}/")))
+                && word.ends_with(".rs")
+                && !word.contains(['{', '*', '<']);
+            let there = workspace_folder().join(word).exists() || folder.join(word).exists();
+            assert!(
+                !looks_like_a_path || there,
+                "the documents name {word}, which is not there"
+            );
+        }
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next())
+        {
+            let relative = !link.is_empty() && !link.contains("://");
+            assert!(
+                !relative || folder.join(link).exists(),
+                "{}: the link {link} leads nowhere",
+                folder.display()
+            );
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Effort;
 use super::report::Report;
 use super::usage::resident_kib;
-use crate::client::{Client, Events};
+use crate::client::Events;
 use crate::error::HarnessError;
 use crate::wait::{self, PATIENCE};
 use crate::world::{Agent, AgentSpec, CONNECTOR, World, chat_body};
@@ -115,22 +115,16 @@ async fn fresh_token(world: &World) -> Result<String, HarnessError> {
     token.ok_or_else(|| HarnessError::Http(format!("no token: {} {}", reply.status, reply.text())))
 }
 
-/// Waits until the gateway counts `count` links.
+/// Waits until the gateway has `count` links.
 async fn linked(world: &World, count: usize) -> Result<(), HarnessError> {
-    let metrics: Client = world.admin();
+    let admin = world.admin();
     wait::until("all agents are linked", PATIENCE, || async {
-        let text = metrics
-            .get("/metrics")
+        let status = admin
+            .get("/v1/status")
             .await
-            .map_err(|error| error.to_string())?
-            .text();
-        let lines = text
-            .lines()
-            .filter(|line| line.starts_with("culvert_relay_links{"));
-        let links: f64 = lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum();
-        if links >= count as f64 {
+            .map_err(|error| error.to_string())?;
+        let links = status.json()["links"].as_array().map_or(0, Vec::len);
+        if links >= count {
             Ok(())
         } else {
             Err(format!("{links} links"))

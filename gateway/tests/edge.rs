@@ -1,0 +1,424 @@
+//! The edge over real sockets, in front of a real control and a relay that has no links.
+
+use std::{path::Path, time::Duration};
+
+use culvert_control::{Actor, AuthorityKey, ControlConfig, PlaneKey};
+use culvert_gateway::{
+    exchange::Place,
+    node::{Node, NodeSpec},
+    plane::{Advertise, PlaneSpec},
+};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinSet,
+    time::timeout,
+};
+
+/// Longest that anything here may take: five times what a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct World {
+    folder: TempDir,
+    address: std::net::SocketAddr,
+    admin: std::net::SocketAddr,
+    key: String,
+    narrow_key: String,
+    revoked_key: String,
+    stop: Option<oneshot::Sender<()>>,
+    tasks: JoinSet<Result<(), culvert_gateway::exit::Failure>>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl World {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::start(spec(folder.path()).await).await.unwrap();
+        let dev = node.control.bootstrap_dev(None).await.unwrap();
+        let narrow: Map<String, Value> = [("allow".to_owned(), json!(["dev/only"]))]
+            .into_iter()
+            .collect();
+        let actor = Actor::control();
+        let narrow = node
+            .control
+            .create_key(&actor, &dev.tenant, "narrow", narrow)
+            .await
+            .unwrap();
+        let gone = node
+            .control
+            .create_key(&actor, &dev.tenant, "gone", all())
+            .await
+            .unwrap();
+        let key = culvert_control::resource::ResourceKind::Key;
+        node.control
+            .revoke_key(&actor, key, Some(&dev.tenant), "gone")
+            .await
+            .unwrap();
+        node.control.refresh().await.unwrap();
+        let (address, admin) = (node.plane.as_ref().unwrap().plain.unwrap(), node.admin);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(node.run(async move {
+            let _sender_gone = stopped.await;
+        }));
+        Self {
+            folder,
+            address,
+            admin,
+            key: dev.api_key.expose().to_owned(),
+            narrow_key: narrow.secret.expose().to_owned(),
+            revoked_key: gone.secret.expose().to_owned(),
+            stop: Some(stop),
+            tasks,
+        }
+    }
+
+    /// Sends these bytes and reads all that comes, until the gateway closes.
+    async fn raw(&self, bytes: &[u8]) -> String {
+        exchange(self.address, bytes).await
+    }
+
+    async fn send(&self, line: &str, headers: &[&str], body: &str) -> Answer {
+        let mut head = format!("{line} HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n");
+        for header in headers {
+            head.push_str(&format!("{header}\r\n"));
+        }
+        if !body.is_empty() {
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        Answer::parse(&self.raw(format!("{head}\r\n{body}").as_bytes()).await)
+    }
+
+    fn bearer(&self) -> String {
+        format!("authorization: Bearer {}", self.key)
+    }
+
+    /// Ends the gateway and reads its records.
+    async fn records(mut self) -> Vec<Value> {
+        drop(self.stop.take());
+        let ended = timeout(PATIENCE, self.tasks.join_next())
+            .await
+            .unwrap()
+            .unwrap();
+        ended.unwrap().unwrap();
+        let text = std::fs::read_to_string(self.folder.path().join("records.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+fn all() -> Map<String, Value> {
+    [("all".to_owned(), Value::Bool(true))]
+        .into_iter()
+        .collect()
+}
+
+async fn exchange(address: std::net::SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut text = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut text))
+        .await
+        .unwrap();
+    assert!(read.is_ok() || !text.is_empty(), "{read:?}");
+    String::from_utf8(text).unwrap()
+}
+
+async fn spec(folder: &Path) -> NodeSpec {
+    let authority = AuthorityKey::from_file(&folder.join("authority.key"), true).unwrap();
+    let domain = "culvert.test".parse().unwrap();
+    let store = folder.join("culvert.redb");
+    let control = ControlConfig::embedded(&store, authority, domain);
+    let any = "127.0.0.1:0".parse().unwrap();
+    NodeSpec {
+        control: control.await.unwrap(),
+        admin_listen: any,
+        admin_hosts: Vec::new(),
+        plane: Some(PlaneSpec {
+            place: Place {
+                region: "US".parse().unwrap(),
+                zone: "ORF".parse().unwrap(),
+            },
+            key: PlaneKey::from_file(&folder.join("plane.key"), true).unwrap(),
+            link_listen: any,
+            advertise: Advertise {
+                host: "127.0.0.1".into(),
+                port: None,
+            },
+            plain_listen: Some(any),
+            tls: None,
+            drain_timeout: Duration::from_secs(5),
+            leave_after: Duration::ZERO,
+            max_connections: 64,
+            records: Some(folder.join("records.jsonl")),
+            origins: vec!["https://app.example".into()],
+        }),
+    }
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        Self {
+            status: status.unwrap_or_default(),
+            head: head.to_ascii_lowercase(),
+            body: body.into(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn code(&self) -> String {
+        self.json()["error"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let line = self
+            .head
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        line.map(str::trim)
+    }
+}
+
+#[tokio::test]
+async fn bad_keys_all_look_the_same() {
+    let world = World::start().await;
+    let mut seen = Vec::new();
+    let damaged = format!("authorization: Bearer {}x", world.key);
+    let revoked = format!("x-api-key: {}", world.revoked_key);
+    let other_scheme = format!("authorization: Basic {}", world.key);
+    for header in [
+        "x-none: 1",
+        "authorization: Bearer cvk_nope",
+        &damaged,
+        &revoked,
+        &other_scheme,
+    ] {
+        let answer = world.send("GET /v1/models", &[header], "").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (401, "invalid_key"),
+            "{header}"
+        );
+        assert_eq!(answer.header("x-culvert-zone"), Some("orf"));
+        let id = answer.json()["error"]["request_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        seen.push(answer.body.replace(&id, "ID"));
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
+    for header in [
+        world.bearer(),
+        format!("x-api-key: {}", world.key),
+        format!("x-culvert-key: {}", world.key),
+    ] {
+        assert_eq!(
+            world.send("GET /v1/models", &[&header], "").await.status,
+            200,
+            "{header}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn errors_are_in_the_callers_dialect() {
+    let world = World::start().await;
+    let key = world.bearer();
+    let openai = world
+        .send("POST /v1/chat/completions", &[&key], r#"{"model":"dev/x"}"#)
+        .await;
+    assert_eq!(
+        (openai.status, openai.code().as_str()),
+        (503, "agent_unavailable")
+    );
+    assert!(openai.header("retry-after").is_some());
+    let anthropic = world
+        .send("POST /v1/messages", &[&key], r#"{"model":"x"}"#)
+        .await;
+    assert_eq!(
+        (anthropic.status, &anthropic.json()["type"]),
+        (404, &json!("error"))
+    );
+    let rpc = world
+        .send("POST /mcp/dev/x", &[&key], r#"{"id":7,"method":"ping"}"#)
+        .await;
+    assert_eq!((rpc.status, &rpc.json()["id"]), (503, &json!(7)));
+    let unknown = world.send("POST /v1/nothing", &[&key], "{}").await;
+    assert_eq!(
+        (unknown.status, unknown.code().as_str()),
+        (404, "route_not_found")
+    );
+    let evil = world
+        .send(
+            "POST /mcp/dev/x",
+            &[&key, "origin: https://evil.example"],
+            "{}",
+        )
+        .await;
+    assert_eq!(evil.status, 403);
+}
+
+#[tokio::test]
+async fn what_a_key_may_not_call_is_not_there() {
+    let world = World::start().await;
+    let key = format!("x-api-key: {}", world.narrow_key);
+    let hidden = world.send("POST /mcp/dev/other", &[&key], "{}").await;
+    let absent = world.send("POST /mcp/none/other", &[&key], "{}").await;
+    assert_eq!((hidden.status, absent.status), (404, 404));
+    let allowed = world.send("POST /mcp/dev/only", &[&key], "{}").await;
+    assert_eq!(
+        allowed.status, 503,
+        "it may know that nothing is connected: {}",
+        allowed.body
+    );
+}
+
+#[tokio::test]
+async fn bodies_and_heads_have_limits() {
+    let world = World::start().await;
+    let key = world.bearer();
+    let large = ["content-length: 33554433", &key];
+    let too_large = world.send("POST /v1/chat/completions", &large, "").await;
+    assert_eq!(
+        (too_large.status, too_large.code().as_str()),
+        (413, "body_too_large")
+    );
+    let twice = world
+        .send(
+            "POST /v1/embeddings",
+            &[&key],
+            r#"{"model":"a","MODEL":"b"}"#,
+        )
+        .await;
+    assert_eq!((twice.status, twice.code().as_str()), (400, "bad_request"));
+    let wide = format!("x-wide: {}", "a".repeat(140 * 1024));
+    assert_eq!(
+        world
+            .send("GET /v1/models", &[&key, &wide], "")
+            .await
+            .status,
+        431
+    );
+    let many: Vec<String> = (0..600).map(|i| format!("x-{i}: 1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(world.send("GET /v1/models", &many, "").await.status, 431);
+}
+
+#[tokio::test]
+async fn listed_pages_may_call_and_others_may_not() {
+    let world = World::start().await;
+    let asks = [
+        "origin: https://app.example",
+        "access-control-request-method: POST",
+    ];
+    let preflight = world.send("OPTIONS /v1/chat/completions", &asks, "").await;
+    assert_eq!(preflight.status, 204);
+    assert_eq!(
+        preflight.header("access-control-allow-origin"),
+        Some("https://app.example")
+    );
+    let other = [
+        "origin: https://evil.example",
+        "access-control-request-method: POST",
+    ];
+    let refused = world.send("OPTIONS /v1/chat/completions", &other, "").await;
+    assert_eq!(
+        (
+            refused.status,
+            refused.header("access-control-allow-origin")
+        ),
+        (401, None)
+    );
+}
+
+#[tokio::test]
+async fn every_request_is_one_record() {
+    let world = World::start().await;
+    let key = world.bearer();
+    let client_id = "x-request-id: mine";
+    assert_eq!(
+        world
+            .send("GET /v1/models", &[&key, client_id], "")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(world.send("HEAD /v1/models", &[&key], "").await.status, 200);
+    assert_eq!(world.send("GET /v1/models", &[], "").await.status, 401);
+    assert_eq!(
+        world
+            .send("POST /v1/messages", &[&key], r#"{"model":"x"}"#)
+            .await
+            .status,
+        404
+    );
+    let two = format!(
+        "GET /v1/models HTTP/1.1\r\nhost: gw\r\n{key}\r\n\r\nGET /a HTTP/1.1\r\nhost: gw\r\n{key}\r\nconnection: close\r\n\r\n"
+    );
+    assert_eq!(
+        world.raw(two.as_bytes()).await.matches("HTTP/1.1 ").count(),
+        2
+    );
+    // A caller that leaves in the middle of its body.
+    let mut gone = TcpStream::connect(world.address).await.unwrap();
+    let half =
+        format!("POST /v1/embeddings HTTP/1.1\r\nhost: gw\r\n{key}\r\ncontent-length: 9\r\n\r\n{{");
+    gone.write_all(half.as_bytes()).await.unwrap();
+    drop(gone);
+    let key_text = world.key.clone();
+    let records = world.records().await;
+    let got: Vec<_> = records
+        .iter()
+        .map(|r| {
+            (
+                r["path"].as_str().unwrap(),
+                r["outcome"].as_str().unwrap(),
+                r["code"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let wanted = [
+        ("/v1/models", "ok", "ok"),
+        ("/v1/models", "ok", "ok"),
+        ("/v1/models", "refused", "invalid_key"),
+        ("/v1/messages", "refused", "model_not_found"),
+        ("/v1/models", "ok", "ok"),
+        ("/a", "refused", "route_not_found"),
+    ];
+    assert_eq!(got[..6], wanted);
+    assert!(
+        got.len() <= 7 && got[6..].iter().all(|(path, ..)| *path == "/v1/embeddings"),
+        "{got:?}"
+    );
+    assert_eq!(records[0]["client_request_id"], "mine");
+    assert!(
+        !records
+            .iter()
+            .any(|record| record.to_string().contains(&key_text))
+    );
+}
+
+#[tokio::test]
+async fn the_admin_listener_asks_for_a_key() {
+    let world = World::start().await;
+    let request = b"GET /v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let answer = Answer::parse(&exchange(world.admin, request).await);
+    assert_eq!(answer.status, 401);
+}

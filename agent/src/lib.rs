@@ -46,6 +46,7 @@ mod present;
 pub mod queue;
 pub mod reach;
 mod record;
+pub mod renewal;
 mod secret;
 mod serve;
 pub mod service;

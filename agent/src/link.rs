@@ -12,7 +12,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_certs::store::StoredIdentity;
 use culvert_certs::{Expect, Identity, Zone, tls};
 use culvert_tunnel::{Connection, DialError, Dialer, Target, Verify};
 use culvert_wire::{Backoff, Code, InstanceId};
@@ -22,14 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::Calls;
 use crate::error::chain;
-use crate::links::{LinkGuard, Phase};
+use crate::links::{LinkGuard, LinkInfo, Phase};
+use crate::renewal::Renewal;
 use crate::session::Session;
+
+/// What a session may have told before it is heard.
+const NOTICES: usize = 4;
 
 /// What all links share.
 #[derive(Debug)]
 pub struct Linking {
-    /// Who we are, and where we joined.
-    pub identity: StoredIdentity,
+    /// Who we are, and where we joined; renewed while we run.
+    pub identity: Renewal,
     /// This start of the agent.
     pub instance: InstanceId,
     /// What calls need.
@@ -73,77 +76,181 @@ pub(crate) enum Notice {
 /// # Errors
 /// [`Revoked`]: it is useless to go on.
 pub async fn run(linking: Arc<Linking>, target: Target, guard: LinkGuard) -> Result<(), Revoked> {
-    let guard = Arc::new(guard);
-    let mut backoff = Backoff::new();
-    let mut sessions: JoinSet<Ended> = JoinSet::new();
+    let mut sessions = Sessions {
+        linking,
+        target,
+        guard: Arc::new(guard),
+        tasks: JoinSet::new(),
+        generation: 0,
+        retire: Vec::new(),
+        backoff: Backoff::new(),
+    };
     loop {
-        let (notices, mut told) = mpsc::channel(4);
-        let session = session(
-            Arc::clone(&linking),
-            target.clone(),
-            Arc::clone(&guard),
-            notices,
-        );
-        sessions.spawn(session);
-        let pause = loop {
-            tokio::select! {
-                biased;
-                Some(notice) = told.recv() => match notice {
-                    Notice::Accepted => backoff.accepted(Instant::now()),
-                    Notice::Replace(after) => break after,
-                },
-                Some(ended) = sessions.join_next() => match ended {
-                    Ok(Ended::Left) if sessions.is_empty() => return Ok(()),
-                    Ok(Ended::Left) => {}
-                    Ok(Ended::Revoked) => return Err(Revoked),
-                    // One that was replaced has ended; its replacement goes on.
-                    Ok(Ended::Again(..)) if !sessions.is_empty() => {}
-                    Ok(Ended::Again(reason, pause)) => {
-                        let pause = pause
-                            .unwrap_or_else(|| backoff.next(Instant::now(), rand::random()));
-                        note_pause(&guard, &target, reason, pause);
-                        break pause;
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "a session has a bug");
-                        break backoff.next(Instant::now(), rand::random());
-                    }
-                },
-            }
+        let notices = sessions.begin();
+        let pause = match sessions.watch(notices).await {
+            Next::Dial(pause) => pause,
+            Next::Left => return Ok(()),
+            Next::Revoked => return Err(Revoked),
         };
         tokio::select! {
             biased;
-            () = linking.leaving.cancelled() => {
-                while let Some(ended) = sessions.join_next().await {
-                    if let Ok(Ended::Revoked) = ended {
-                        return Err(Revoked);
-                    }
-                }
-                return Ok(());
-            }
+            () = sessions.linking.leaving.cancelled() => return sessions.leave().await,
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-fn note_pause(guard: &LinkGuard, target: &Target, reason: String, pause: Duration) {
-    let (host, port) = (&target.host, target.port);
-    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    tracing::warn!(host, port, reason, pause_ms, "no link; dialling again");
-    guard.enter(Phase::Pause, |info| info.last_error = Some(reason));
-}
-
-/// One session, from the dial to its end.
-async fn session(
+/// The sessions of a link: the newest, and those that it replaces and that still finish.
+struct Sessions {
     linking: Arc<Linking>,
     target: Target,
     guard: Arc<LinkGuard>,
+    tasks: JoinSet<(u64, Ended)>,
+    /// The newest session's number.
+    generation: u64,
+    /// Of each session, what makes it leave.
+    retire: Vec<CancellationToken>,
+    backoff: Backoff,
+}
+
+/// What to do when something has happened to a session.
+enum Next {
+    /// Dial again, after this long.
+    Dial(Duration),
+    Left,
+    Revoked,
+}
+
+impl Sessions {
+    /// Starts another session; those that are there go on.
+    fn begin(&mut self) -> mpsc::Receiver<Notice> {
+        let (notices, told) = mpsc::channel(NOTICES);
+        let retire = self.linking.leaving.child_token();
+        self.retire.push(retire.clone());
+        self.generation += 1;
+        let attempt = attempt(
+            Arc::clone(&self.linking),
+            self.target.clone(),
+            Shown {
+                guard: Arc::clone(&self.guard),
+                quiet: !self.tasks.is_empty(),
+            },
+            notices,
+            retire,
+        );
+        let generation = self.generation;
+        self.tasks.spawn(async move { (generation, attempt.await) });
+        told
+    }
+
+    /// Until the newest session is over, or wants to be replaced.
+    async fn watch(&mut self, mut told: mpsc::Receiver<Notice>) -> Next {
+        loop {
+            tokio::select! {
+                biased;
+                Some(notice) = told.recv() => match notice {
+                    Notice::Accepted => {
+                        self.backoff.accepted(Instant::now());
+                        self.retire_older();
+                    }
+                    Notice::Replace(after) => return Next::Dial(after),
+                },
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok((_, Ended::Revoked)) => return Next::Revoked,
+                    Ok((_, Ended::Left)) if self.tasks.is_empty() && self.is_leaving() => {
+                        return Next::Left;
+                    }
+                    Ok((generation, Ended::Again(reason, pause)))
+                        if generation == self.generation =>
+                    {
+                        return Next::Dial(self.failed(reason, pause));
+                    }
+                    // One that was replaced has ended; its replacement goes on.
+                    Ok((_, Ended::Left | Ended::Again(..))) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "a session has a bug");
+                        return Next::Dial(self.failed("a bug".to_owned(), None));
+                    }
+                },
+            }
+        }
+    }
+
+    /// The newest serves: the others take no new calls, finish, and close.
+    fn retire_older(&mut self) {
+        let newest = self.retire.pop();
+        self.retire.drain(..).for_each(|older| older.cancel());
+        self.retire.extend(newest);
+    }
+
+    fn failed(&mut self, reason: String, pause: Option<Duration>) -> Duration {
+        let pause = pause.unwrap_or_else(|| self.backoff.next(Instant::now(), rand::random()));
+        let (host, port) = (&self.target.host, self.target.port);
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(host, port, reason, pause_ms, "no link; dialling again");
+        if self.tasks.is_empty() {
+            self.guard
+                .enter(Phase::Pause, |info| info.last_error = Some(reason));
+        } else {
+            self.guard.note(|info| info.last_error = Some(reason));
+        }
+        pause
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.linking.leaving.is_cancelled()
+    }
+
+    async fn leave(&mut self) -> Result<(), Revoked> {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok((_, Ended::Revoked)) = ended {
+                return Err(Revoked);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a session shows itself.
+pub(crate) struct Shown {
+    guard: Arc<LinkGuard>,
+    /// An older one serves still: what this one does before it serves is not shown.
+    quiet: bool,
+}
+
+impl Shown {
+    pub(crate) fn enter(&self, phase: Phase) {
+        if !self.quiet {
+            self.guard.enter(phase, |_| {});
+        }
+    }
+
+    pub(crate) fn serves(&self, note: impl FnOnce(&mut LinkInfo)) {
+        self.guard.enter(Phase::Serve, note);
+    }
+
+    pub(crate) fn note(&self, note: impl FnOnce(&mut LinkInfo)) {
+        self.guard.note(note);
+    }
+
+    pub(crate) fn drains(&self) {
+        self.guard.enter(Phase::Drain, |_| {});
+    }
+}
+
+/// One session, from the dial to its end.
+async fn attempt(
+    linking: Arc<Linking>,
+    target: Target,
+    shown: Shown,
     notices: mpsc::Sender<Notice>,
+    retire: CancellationToken,
 ) -> Ended {
-    guard.enter(Phase::Dial, |info| info.dials += 1);
+    shown.enter(Phase::Dial);
+    shown.note(|info| info.dials += 1);
     let connection = tokio::select! {
         biased;
-        () = linking.leaving.cancelled() => return Ended::Left,
+        () = retire.cancelled() => return Ended::Left,
         dialled = dial(&linking, &target) => match dialled {
             Ok(connection) => connection,
             Err(reason) => return Ended::Again(reason, None),
@@ -151,16 +258,18 @@ async fn session(
     };
     Session {
         linking,
-        guard,
+        shown,
         connection,
         notices,
+        retire,
     }
     .run()
     .await
 }
 
 async fn dial(linking: &Linking, target: &Target) -> Result<Connection, String> {
-    let credentials = &linking.identity.credentials;
+    let identity = linking.identity.current();
+    let credentials = &identity.credentials;
     let config = tls::agent_link_client_with(credentials, linking.post_quantum)
         .map_err(|error| chain(&error))?;
     let verify = Verify {

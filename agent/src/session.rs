@@ -1,17 +1,19 @@
 //! One session of a link: register, serve, drain, over one connection.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use culvert_certs::{Credentials, Identity, SignedRecord};
 use culvert_tunnel::{Connection, ConnectionEnd, DriveEnd};
+use culvert_wire::backoff::scaled;
 use culvert_wire::{Code, DialerCommand, DialerEvent, End, Hello, Offer, Reject, Welcome};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
-use crate::link::{Ended, Linking, Notice};
-use crate::links::{LinkGuard, Phase};
+use crate::link::{Ended, Linking, Notice, Shown};
+use crate::links::Phase;
 use crate::serve::serve;
 
 /// How often health goes up while nothing but counts change.
@@ -22,6 +24,8 @@ const COMMANDS: usize = 64;
 const EVENTS: usize = 64;
 /// Before an address whose replica we have a link to already is dialled again.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(30);
+/// Within this time after a renewal each link is replaced by one with the new certificate.
+const REPLACE_SMEAR: Duration = Duration::from_secs(2);
 /// How long the calls of a connection that is closed may take to notice it.
 const AFTERMATH: Duration = Duration::from_secs(5);
 /// Kind of the records with which control revokes.
@@ -30,9 +34,11 @@ const REVOKED_KIND: &str = "revoked";
 /// A connection that becomes a session.
 pub(crate) struct Session {
     pub(crate) linking: Arc<Linking>,
-    pub(crate) guard: Arc<LinkGuard>,
+    pub(crate) shown: Shown,
     pub(crate) connection: Connection,
     pub(crate) notices: mpsc::Sender<Notice>,
+    /// The agent is leaving, or a newer session serves in place of this one.
+    pub(crate) retire: CancellationToken,
 }
 
 impl Session {
@@ -40,7 +46,7 @@ impl Session {
     pub(crate) async fn run(self) -> Ended {
         let mut offers = self.linking.calls.services.offers();
         let offer = offers.borrow_and_update().as_ref().clone();
-        self.guard.enter(Phase::Register, |_| {});
+        self.shown.enter(Phase::Register);
         let control = match self.connection.open_control().await {
             Ok(control) => control,
             Err(end) => return Ended::Again(chain(&end), None),
@@ -99,7 +105,7 @@ impl Session {
         if *end == DriveEnd::Machine(End::TransportDead) {
             self.linking.dialer.path_died(&self.connection);
         }
-        if self.linking.leaving.is_cancelled() {
+        if self.retire.is_cancelled() {
             if *end == DriveEnd::Machine(End::Drained { clean: false }) {
                 tracing::warn!("the drain's time is over; calls were cut");
             }
@@ -129,7 +135,8 @@ impl Session {
     }
 
     fn proves(&self, signed: Option<&[u8]>) -> bool {
-        signed.is_some_and(|signed| revokes(signed, &self.linking.identity.credentials))
+        let identity = self.linking.identity.current();
+        signed.is_some_and(|signed| revokes(signed, &identity.credentials))
     }
 
     /// Says what is offered and how it is, and hears what the relay has to say.
@@ -144,14 +151,17 @@ impl Session {
         let mut ticks = tokio::time::interval(HEALTH_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut reported = None;
-        let mut leaving = std::pin::pin!(self.linking.leaving.cancelled());
+        let mut leaving = std::pin::pin!(self.retire.cancelled());
+        let mut renewed = self.linking.identity.changes();
         let mut drains = false;
         loop {
             let command = tokio::select! {
                 biased;
                 () = &mut leaving, if !drains => {
                     drains = true;
-                    self.guard.enter(Phase::Drain, |_| {});
+                    if self.linking.leaving.is_cancelled() {
+                        self.shown.drains();
+                    }
                     Some(DialerCommand::Drain { timeout: *self.linking.drain_timeout.borrow() })
                 }
                 event = events.recv() => match event {
@@ -166,7 +176,14 @@ impl Session {
                     Some(DialerCommand::Offer(offers.borrow_and_update().as_ref().clone()))
                 }
                 Ok(()) = changes.changed() => None,
-                _ = ticks.tick() => None,
+                Ok(()) = renewed.changed(), if !drains => {
+                    self.replace(REPLACE_SMEAR).await;
+                    None
+                }
+                _ = ticks.tick() => {
+                    let request = self.linking.identity.request(Instant::now(), SystemTime::now());
+                    request.map(DialerCommand::Renew)
+                }
             };
             let health = services.health();
             let news = (reported.as_ref() != Some(&health)).then(|| {
@@ -189,13 +206,14 @@ impl Session {
                 drop(self.notices.send(Notice::Accepted).await);
             }
             DialerEvent::Rejected(reject) => return Heard::Verdict(Verdict::Rejected(reject)),
-            DialerEvent::Alive { round_trip, .. } => self.guard.note(|info| {
+            DialerEvent::Alive { .. } if self.retire.is_cancelled() => {}
+            DialerEvent::Alive { round_trip, .. } => self.shown.note(|info| {
                 let rtt = round_trip.unwrap_or_else(|| self.connection.rtt());
                 info.rtt_ms = Some(rtt.as_secs_f64() * 1000.0);
             }),
             DialerEvent::ServingDead => {
                 tracing::warn!("the relay's probes do not come through; dialling a replacement");
-                drop(self.notices.send(Notice::Replace(Duration::ZERO)).await);
+                self.replace(Duration::ZERO).await;
             }
             DialerEvent::Ask(ask) => {
                 return Heard::Command(DialerCommand::Answer(self.linking.calls.asked(ask)));
@@ -203,23 +221,32 @@ impl Session {
             DialerEvent::GoAway(go_away) => {
                 let smear =
                     Duration::from_millis(go_away.smear_ms).min(culvert_wire::limits::SMEAR_MAX);
-                let after = culvert_wire::backoff::scaled(smear, rand::random());
                 tracing::info!(leave_in_ms = go_away.leave_in_ms, "the replica leaves");
-                drop(self.notices.send(Notice::Replace(after)).await);
+                self.replace(smear).await;
             }
             DialerEvent::Revoked(signed) if self.proves(Some(&signed)) => {
                 return Heard::Verdict(Verdict::Revoked);
             }
             DialerEvent::Revoked(_) => tracing::warn!("a revocation without control's signature"),
-            DialerEvent::Renewed(_) | DialerEvent::Planes(_) => {}
+            DialerEvent::Renewed(renewed) => {
+                self.linking.identity.answered(&renewed, Instant::now());
+            }
+            DialerEvent::Planes(_) => {}
         }
         Heard::Nothing
+    }
+
+    /// Asks for a replacement, dialled at a random moment within `smear`. A loop that has gone
+    /// on to another session needs none.
+    async fn replace(&self, smear: Duration) {
+        let after = scaled(smear, rand::random());
+        drop(self.notices.send(Notice::Replace(after)).await);
     }
 
     fn welcomed(&self, welcome: &Welcome) {
         let plane = format!("{}/{}", welcome.plane.region, welcome.plane.zone);
         tracing::info!(plane, replica = %welcome.replica, session = %welcome.session, group = self.connection.group(), "a link serves");
-        self.guard.enter(Phase::Serve, |info| {
+        self.shown.serves(|info| {
             info.plane = Some(plane);
             info.replica = Some(welcome.replica.to_string());
             info.session = Some(welcome.session.to_string());

@@ -21,6 +21,7 @@ use crate::link::{self, Linking, Revoked};
 use crate::links::Links;
 use crate::listen::{self, Shown};
 use crate::metrics::Metrics;
+use crate::renewal::Renewal;
 use crate::service::Services;
 use crate::status::Status;
 use crate::watch::FileWatch;
@@ -37,7 +38,7 @@ const AFTERMATH: Duration = Duration::from_secs(3);
 struct Agent {
     config: Config,
     flags: Flags,
-    store: CredentialStore,
+    store: Arc<CredentialStore>,
     linking: Arc<Linking>,
     links: Links,
     shown: Arc<Overview>,
@@ -86,6 +87,7 @@ impl Agent {
         store: CredentialStore,
         identity: StoredIdentity,
     ) -> Result<Self, AgentError> {
+        let store = Arc::new(store);
         let background = TaskTracker::new();
         let stop = CancellationToken::new();
         let listener = listen::bind(config.health_listen).await;
@@ -125,7 +127,7 @@ impl Agent {
         let (zones, zones_now) = watch::channel(config.planes.clone());
         let (drain_timeout, drain_now) = watch::channel(config.drain_timeout);
         let linking = Arc::new(Linking {
-            identity,
+            identity: Renewal::new(identity, Arc::clone(&store), rand::random()),
             instance: InstanceId::from_bytes(rand::random()),
             calls: Arc::new(Calls {
                 services,
@@ -157,7 +159,8 @@ impl Agent {
     /// A link to each address that joining gave.
     fn dial_all(&self) -> JoinSet<Result<(), Revoked>> {
         let mut links = JoinSet::new();
-        let addresses = &self.linking.identity.membership.addresses;
+        let identity = self.linking.identity.current();
+        let addresses = &identity.membership.addresses;
         if addresses.is_empty() {
             tracing::error!("the identity knows no address to dial; join again");
         }
@@ -241,7 +244,7 @@ impl Agent {
     }
 
     fn revoked(&self) -> AgentError {
-        let stored = &self.linking.identity;
+        let stored = self.linking.identity.current();
         keep_refusal(
             &self.store,
             Refusal {

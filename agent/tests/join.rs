@@ -175,7 +175,10 @@ async fn an_identity_is_had_once_and_kept() {
         .await
         .expect("joined");
     // An answer without addresses leaves those of the token.
-    assert_eq!(joined.membership.addresses, [plane.address.clone()]);
+    assert_eq!(
+        joined.membership.addresses.as_slice(),
+        std::slice::from_ref(&plane.address)
+    );
     let kept = std::fs::read_to_string(dir.path().join("gateway.txt")).expect("kept");
     assert_eq!(kept, "http://gateway.test:8080");
 

@@ -35,6 +35,8 @@ fn with_services(old: &str, flags: &Flags) -> Result<Value, String> {
         serde_saphyr::from_str(old).map_err(|error| error.to_string())?;
     let mut document = document.unwrap_or_default();
     if let Some(state_dir) = &flags.state_dir {
+        // The working directory of a later start is chance.
+        let state_dir = std::path::absolute(state_dir).map_err(|error| error.to_string())?;
         document.insert(
             "state_dir".to_owned(),
             json!(state_dir.display().to_string()),

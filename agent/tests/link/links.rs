@@ -1,13 +1,15 @@
 //! The life of a link.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use culvert_agent::link::Revoked;
 use culvert_agent::links::Phase;
+use culvert_certs::store::CredentialStore;
+use culvert_certs::{Identity, JoinAnswer, LEAF_LIFETIME, RenewRequest};
 use culvert_tunnel::{DriveEnd, Failure, OutgoingCall, Piece};
 use culvert_wire::{
-    AcceptorCommand, AcceptorEvent, Ask, CallKnowledge, Code, End, Reject, ServiceState,
+    AcceptorCommand, AcceptorEvent, Ask, CallKnowledge, Code, End, Reject, Renewed, ServiceState,
 };
 use http::HeaderMap;
 
@@ -264,4 +266,98 @@ async fn the_call_handler_answers_probes() {
     done("a probe", link.connection.probe(7))
         .await
         .expect("answered");
+}
+
+/// The leaf of this world is past its half-life: the first link renews it.
+#[tokio::test]
+async fn a_certificate_is_renewed_and_its_link_replaced() {
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let mut old = world.link().await;
+    let event = old
+        .event("a renewal", |event| {
+            matches!(event, AcceptorEvent::Renew(_))
+        })
+        .await;
+    let AcceptorEvent::Renew(request) = event else {
+        panic!("{event:?}");
+    };
+    let request = RenewRequest::decode(&request).expect("a request");
+    let now = SystemTime::now();
+    let verified = request
+        .verify(world.authority.bundle(), now)
+        .expect("proven");
+    assert_eq!(verified.leaf.identity, Identity::Agent(world.me.clone()));
+    let chain = world
+        .authority
+        .issue_agent(&verified.csr, &world.me, LEAF_LIFETIME, now)
+        .expect("a chain");
+    let answer = JoinAnswer {
+        id: Identity::Agent(world.me.clone()),
+        chain: chain.certificates,
+        bundle: world.authority.bundle().as_bytes().to_vec(),
+        dns_suffixes: Vec::new(),
+        addresses: Vec::new(),
+        gateway_url: None,
+    };
+    let answer = serde_json::to_vec(&answer).expect("json");
+    old.command(AcceptorCommand::Renewed(Renewed::Issued(answer.into())))
+        .await;
+
+    let new = world.link().await;
+    assert_eq!(new.hello.instance, old.hello.instance);
+    assert_eq!(new.connection.peer().key_digest, verified.csr.key_digest());
+    old.event("the old one leaves", |event| {
+        matches!(event, AcceptorEvent::Draining { .. })
+    })
+    .await;
+    serving(&world, 1).await;
+    let kept = CredentialStore::peek(&world.dir.path().join("state"))
+        .expect("a store")
+        .expect("an identity");
+    let leaf = kept.credentials.leaf(now).expect("a leaf");
+    assert_eq!(leaf.key_digest, verified.csr.key_digest());
+}
+
+/// A replacement that fails at first is tried again while the old one still finishes.
+#[tokio::test]
+async fn a_replacement_is_dialled_until_there_is_one() {
+    let (pieces, body) = stream();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let backend = Backend::new(move |_| {
+        let body = body.lock().expect("lock").take();
+        async move { body.expect("one call") }
+    })
+    .await;
+    let mut world = World::new(&mcp(backend.addr));
+    let old = world.link().await;
+    // A replica that leaves and has nothing to finish is gone at once.
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = old.open(post()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    done("head", answer.head()).await.expect("a head");
+    let (leave_in, smear) = (Duration::from_secs(60), Duration::ZERO);
+    old.command(AcceptorCommand::GoAway { leave_in, smear })
+        .await;
+    for _ in 0..2 {
+        let busy = world.hello().await;
+        busy.command(AcceptorCommand::Reject(Reject::new(Code::Busy)))
+            .await;
+        assert_eq!(
+            world.links.all()[0].phase,
+            Phase::Serve,
+            "the old one serves"
+        );
+    }
+    let _new = world.link().await;
+    pieces.send("late").await.expect("a reader");
+    assert!(matches!(
+        done("piece", answer.next()).await,
+        Ok(Some(Piece::Data(_)))
+    ));
+    serving(&world, 1).await;
 }

@@ -11,8 +11,9 @@ use culvert_agent::config::{AuditSpec, Flags, ServiceDef, Sources, WhenFull, par
 use culvert_agent::link::{self, Linking, Revoked};
 use culvert_agent::links::Links;
 use culvert_agent::metrics::Metrics;
+use culvert_agent::renewal::Renewal;
 use culvert_agent::service::Services;
-use culvert_certs::store::{Membership, StoredIdentity};
+use culvert_certs::store::{CredentialStore, Membership, StoredIdentity};
 use culvert_certs::{
     AgentId, AgentIdentity, Authority, Credentials, Expect, Identity, PlaneIdentity, RecordHeader,
     tls,
@@ -52,7 +53,7 @@ pub(crate) struct World {
     background: TaskTracker,
     audit: Option<Audit>,
     audit_path: PathBuf,
-    _dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     _settings: (watch::Sender<Option<Vec<String>>>, watch::Sender<Duration>),
 }
 
@@ -114,11 +115,13 @@ impl World {
             memory: Mutex::new(CallMemory::new()),
             leaving: leaving.clone(),
         };
+        let store = CredentialStore::open(&dir.path().join("state")).expect("a store");
+        let identity = StoredIdentity {
+            credentials: enroll(&authority, &Identity::Agent(me.clone())),
+            membership: Membership::default(),
+        };
         let linking = Linking {
-            identity: StoredIdentity {
-                credentials: enroll(&authority, &Identity::Agent(me.clone())),
-                membership: Membership::default(),
-            },
+            identity: Renewal::new(identity, Arc::new(store), 0),
             instance: InstanceId::from_bytes([1; 16]),
             calls: Arc::new(calls),
             dialer: Dialer::new(UdpOptions::default()),
@@ -141,7 +144,7 @@ impl World {
             background,
             audit: Some(audit),
             audit_path,
-            _dir: dir,
+            dir,
             _settings: (zones, drain),
         }
     }

@@ -251,6 +251,10 @@ mod tests {
         SystemTime::UNIX_EPOCH + 500_000 * HOUR
     }
 
+    fn zone() -> Zone {
+        "ORF".parse().unwrap()
+    }
+
     fn identity() -> AgentIdentity {
         AgentIdentity {
             trust_domain: "culvert.test".parse().unwrap(),
@@ -287,7 +291,7 @@ mod tests {
     }
 
     fn decide(leaf: &PeerLeaf, admission: &Admission) -> Result<bool, Rejected> {
-        admit(leaf, admission, &"ORF".parse().unwrap(), now()).map(|admitted| admitted.held)
+        admit(leaf, admission, &zone(), now()).map(|admitted| admitted.held)
     }
 
     #[test]
@@ -325,7 +329,7 @@ mod tests {
             (expired, &fine, Rejected::Expired),
         ] {
             assert_eq!(decide(&leaf, admission), Err(expected));
-            let kept = keep(&leaf, admission, &"ORF".parse().unwrap(), now());
+            let kept = keep(&leaf, admission, &zone(), now());
             assert_eq!(kept.map(|_| ()), Err(expected));
         }
     }
@@ -337,7 +341,7 @@ mod tests {
         assert_eq!(decide(&agent(), &stale), Ok(false));
         stale.heard_at -= Duration::from_secs(1);
         assert_eq!(decide(&agent(), &stale), Err(Rejected::Stale));
-        assert!(keep(&agent(), &stale, &"ORF".parse().unwrap(), now()).is_ok());
+        assert!(keep(&agent(), &stale, &zone(), now()).is_ok());
         stale.heard_at = now() + HOUR;
         assert_eq!(decide(&agent(), &stale), Ok(false));
     }

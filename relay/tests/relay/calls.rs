@@ -412,7 +412,7 @@ async fn a_request_whose_body_breaks_off_reaches_the_agent_as_cut() {
             .unwrap();
         done("the agent's view", told.recv()).await.unwrap()
     };
-    let (outcome, end) = done("the call", async { tokio::join!(call, caller) }).await;
+    let (outcome, end) = done("the call", Box::pin(async { tokio::join!(call, caller) })).await;
     assert!(end.is_err(), "the agent took the body for whole: {end:?}");
     let failed = failed(outcome);
     assert_eq!(

@@ -5,5 +5,6 @@ mod agent;
 mod calls;
 mod drain;
 mod join;
+mod observe;
 mod sessions;
 mod world;

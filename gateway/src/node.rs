@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Failure, chain},
-    ops::Readiness,
+    ops::{self, Readiness},
     plane::{self, Addresses, Plane, PlaneSpec},
 };
 
@@ -87,6 +87,7 @@ impl Node {
             links: plane
                 .as_ref()
                 .map(|plane| Arc::new(plane.links()) as admin::LinksHook),
+            open: Some(ops::router(readiness.clone(), Arc::new(registry))),
         };
         let (serving, ending) = (control.clone(), stop.clone());
         tasks.spawn(async move {

@@ -40,6 +40,8 @@ pub struct AdminOptions {
     pub hosts: Vec<String>,
     /// Asked at each `GET /v1/status` for the links of this process.
     pub links: Option<LinksHook>,
+    /// Served without a key, to whatever name the listener is called by: health and metrics.
+    pub open: Option<Router>,
 }
 
 /// Tells the links of this process. Must not block.
@@ -63,7 +65,11 @@ struct Desk {
     shutdown: CancellationToken,
 }
 
-fn router(desk: Desk) -> Router {
+fn router(desk: Desk, open: Option<Router>) -> Router {
+    keyed(desk).merge(open.unwrap_or_default())
+}
+
+fn keyed(desk: Desk) -> Router {
     let many = || get(documents::list).post(verbs::create);
     let one = || {
         get(documents::get)

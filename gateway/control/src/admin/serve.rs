@@ -54,7 +54,7 @@ pub async fn serve(
         watches: Arc::new(Semaphore::new(MAX_WATCHES)),
         shutdown: shutdown.clone(),
     };
-    let router = router(desk);
+    let router = router(desk, options.open);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -61,6 +61,7 @@ impl Served {
         let options = AdminOptions {
             hosts: vec!["admin.test".into()],
             links: Some(Arc::new(|| vec![link("acme"), link("other")])),
+            open: None,
         };
         tasks.spawn(admin::serve(
             listener,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_certs::{AgentId, ConnectorName, TenantName};
-use culvert_wire::{InstanceId, ServiceHealth, ServiceName, ServiceOffer};
+use culvert_wire::{InstanceId, ServiceHealth, ServiceName, ServiceOffer, SessionId};
 use tokio::sync::watch;
 
 use crate::budget::RetryBudget;
@@ -151,7 +151,7 @@ impl<H> Tenant<H> {
         let entry = Arc::new(LinkEntry::new(&newcomer, standing.state(false), handle));
         let mut book = self.book();
         book.check_caps(&newcomer)?;
-        let services = meters(newcomer.offer, &BTreeMap::new());
+        let services = meters(&newcomer.offer, &BTreeMap::new());
         book.links.push(Written {
             entry: Arc::clone(&entry),
             services,
@@ -169,23 +169,21 @@ impl<H> Tenant<H> {
         book.settle(entry);
     }
 
-    /// Replaces what a link offers; what is known of services that stay is kept.
-    pub(crate) fn offer(&self, link: LinkId, offer: Vec<ServiceOffer>) {
-        let mut book = self.book();
-        if let Some(written) = book.find(link) {
+    /// Replaces what a session offers; what is known of services that stay is kept. Whichever of
+    /// its connections hears of an offer or of health, it is about all of them.
+    pub(crate) fn offer(&self, session: SessionId, offer: &[ServiceOffer]) {
+        for written in self.book().of_session(session) {
             written.services = meters(offer, &written.services);
         }
     }
 
-    /// Takes over a health report; services that the link does not offer are skipped.
-    pub(crate) fn health(&self, link: LinkId, report: &[ServiceHealth]) {
-        let mut book = self.book();
-        let Some(written) = book.find(link) else {
-            return;
-        };
-        for health in report {
-            if let Some((_, meter)) = written.services.get(&health.name) {
-                meter.report(health);
+    /// Takes over a health report; services that the session does not offer are skipped.
+    pub(crate) fn health(&self, session: SessionId, report: &[ServiceHealth]) {
+        for written in self.book().of_session(session) {
+            for health in report {
+                if let Some((_, meter)) = written.services.get(&health.name) {
+                    meter.report(health);
+                }
             }
         }
     }
@@ -241,6 +239,12 @@ impl<H> Book<H> {
         self.links.iter_mut().find(|written| written.entry.id == id)
     }
 
+    fn of_session(&mut self, session: SessionId) -> impl Iterator<Item = &mut Written<H>> {
+        self.links
+            .iter_mut()
+            .filter(move |written| written.entry.id.session == session)
+    }
+
     fn check_caps(&self, newcomer: &Newcomer) -> Result<(), CapReached> {
         let links = || {
             self.links
@@ -274,13 +278,13 @@ impl<H> Book<H> {
 }
 
 /// One meter for each offered service; those that were offered before keep theirs.
-fn meters(offer: Vec<ServiceOffer>, old: &Services) -> Services {
+fn meters(offer: &[ServiceOffer], old: &Services) -> Services {
     let keep = |service: &ServiceOffer| match old.get(&service.name) {
         Some((before, meter)) if before.kind == service.kind => Arc::clone(meter),
         _ => Arc::default(),
     };
     offer
-        .into_iter()
-        .map(|service| (service.name.clone(), (service.clone(), keep(&service))))
+        .iter()
+        .map(|service| (service.name.clone(), (service.clone(), keep(service))))
         .collect()
 }

@@ -220,14 +220,14 @@ impl<H> Registration<H> {
     }
 
     /// Replaces what the link offers; what is known of services that stay is kept.
-    pub(crate) fn offer(&self, offer: Vec<ServiceOffer>, now: Instant) {
-        self.tenant.offer(self.entry.id, offer);
+    pub(crate) fn offer(&self, offer: &[ServiceOffer], now: Instant) {
+        self.tenant.offer(self.entry.id.session, offer);
         self.directory.changed(&self.tenant, now);
     }
 
     /// Takes over a health report; services that the link does not offer are skipped.
     pub(crate) fn health(&self, report: &[ServiceHealth]) {
-        self.tenant.health(self.entry.id, report);
+        self.tenant.health(self.entry.id.session, report);
     }
 
     /// Holds the link until its agent is approved, or lets it serve.
@@ -517,7 +517,7 @@ pub(crate) mod tests {
         let revision = || directory.view(&acme()).revision;
         assert_eq!(revision(), 1);
         for _ in 0..100 {
-            link.offer(llama(), start + REBUILD_EVERY / 2);
+            link.offer(&llama(), start + REBUILD_EVERY / 2);
         }
         assert_eq!(revision(), 1);
         let due = directory.publish_due(start + REBUILD_EVERY / 2);
@@ -525,7 +525,7 @@ pub(crate) mod tests {
         assert_eq!(directory.publish_due(start + REBUILD_EVERY), None);
         assert_eq!(revision(), 2);
         assert!(directory.view(&acme()).service(&vpc(), "llama").is_some());
-        link.offer(vec![], start + 3 * REBUILD_EVERY);
+        link.offer(&[], start + 3 * REBUILD_EVERY);
         assert_eq!(revision(), 3);
     }
 
@@ -547,6 +547,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_one_connection_of_a_session_hears_is_about_all_of_them() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let first = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        let mut attached = newcomer(1, 1, 1, llama());
+        attached.id.connection = 1;
+        let _second = directory.register(attached, (), now).unwrap();
+        first.offer(
+            &[service("tools", ServiceKind::Mcp, &[])],
+            now + REBUILD_EVERY,
+        );
+        let view = directory.view(&acme());
+        assert!(view.service(&vpc(), "llama").is_none());
+        let tools = view.service(&vpc(), "tools").unwrap();
+        assert_eq!((tools.links.len(), tools.is_up()), (2, true));
+        first.health(&[health("tools", ServiceState::Down)]);
+        assert!(!tools.is_up());
+    }
+
+    #[test]
     fn what_is_known_of_a_service_survives_a_new_offer() {
         let directory = Arc::new(Directory::new());
         let now = Instant::now();
@@ -555,7 +577,7 @@ pub(crate) mod tests {
             .unwrap();
         link.health(&[health("llama", ServiceState::Down)]);
         link.offer(
-            vec![service("llama", ServiceKind::Model, &["new"])],
+            &[service("llama", ServiceKind::Model, &["new"])],
             now + REBUILD_EVERY,
         );
         let view = directory.view(&acme());

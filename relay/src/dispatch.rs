@@ -110,15 +110,7 @@ where
     ) -> Result<(Selected<Link>, Attempted, Headed), CallFailed> {
         let mut last = None;
         loop {
-            let chosen = match self.choose() {
-                Ok(chosen) => chosen,
-                // A link that was welcomed a moment ago may not be in the snapshot yet.
-                Err(_) => {
-                    self.before_deadline(self.core.directory.caught_up(&self.tenant))
-                        .await;
-                    self.choose().map_err(|why| no_target(why, last))?
-                }
-            };
+            let chosen = self.choose().await.map_err(|why| no_target(why, last))?;
             record.of_kind(chosen.kind);
             let (attempted, outcome) = self.attempt(&chosen).await;
             match outcome {
@@ -128,14 +120,33 @@ where
         }
     }
 
-    fn choose(&self) -> Result<Selected<Link>, NoTarget> {
-        let wanted = Wanted {
-            candidates: &self.target.candidates,
-            model: self.target.model.as_deref(),
-            affinity: self.target.affinity,
-            excluded: &self.tried,
-        };
-        select(&self.tenant.view(), &wanted, &mut rand::rng())
+    async fn choose(&mut self) -> Result<Selected<Link>, NoTarget> {
+        match self.choose_open() {
+            Ok(chosen) => Ok(chosen),
+            Err(_) => {
+                // A link that was welcomed a moment ago may not be in the snapshot yet.
+                self.before_deadline(self.core.directory.caught_up(&self.tenant))
+                    .await;
+                self.choose_open()
+            }
+        }
+    }
+
+    /// Passes over links that ended a moment ago: nothing is sent, so that there is nothing to pay.
+    fn choose_open(&mut self) -> Result<Selected<Link>, NoTarget> {
+        loop {
+            let wanted = Wanted {
+                candidates: &self.target.candidates,
+                model: self.target.model.as_deref(),
+                affinity: self.target.affinity,
+                excluded: &self.tried,
+            };
+            let chosen = select(&self.tenant.view(), &wanted, &mut rand::rng())?;
+            if chosen.link.handle.is_open() {
+                return Ok(chosen);
+            }
+            self.tried.push(chosen.link.id);
+        }
     }
 
     async fn attempt(&mut self, chosen: &Selected<Link>) -> (Attempted, Result<Headed, Failed>) {
@@ -208,7 +219,8 @@ where
             };
             let final_word = self.failed(failed, ending(failed, witness), attempted);
             match decide(failed, facts) {
-                Next::Ask => witness = self.ask(attempted).await,
+                // Boxed, because it is rare and large.
+                Next::Ask => witness = Box::pin(self.ask(attempted)).await,
                 Next::Again(reason) if self.tenant.retries.withdraw() && self.body.rewind() => {
                     tracing::debug!(call = %attempted.call_id, ?failed, ?reason, "sending again");
                     self.core.metrics.retried(reason);

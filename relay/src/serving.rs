@@ -177,7 +177,7 @@ impl Serving {
                 &self.core.admission.borrow(),
                 identity,
             );
-            self.registration.offer(offer, Instant::now());
+            self.registration.offer(&offer, Instant::now());
         }
     }
 

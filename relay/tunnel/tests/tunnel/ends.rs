@@ -411,12 +411,17 @@ async fn cancelling_is_noticed_in_either_direction_alone() {
 async fn a_reset_is_noticed_while_the_body_is_read_by_somebody_else() {
     let peer = RawRelay::up().await;
     let open = encoded(&[CallFrame::Open(Box::new(post()))]);
-    let (mut send, _recv) = peer.open(&open).await;
+    let (mut send, mut recv) = peer.open(&open).await;
     let mut taken = done("taken", take_call(&peer.agent)).await;
     let watch = run(taken.answer.cancelled());
     let reader = run(async move { taken.body.next().await });
-    // Both wait for the same half now, or will.
+    // Both wait for the same half once the watch has sent the acceptance on.
     tokio::task::yield_now().await;
+    taken.answer.accept().await.unwrap();
+    let mut accepted = [0; 5];
+    done("accepted", recv.read_exact(&mut accepted))
+        .await
+        .unwrap();
     send.reset(VarInt::from_u32(u32::from(Code::DeadlineAfter.to_u16())))
         .unwrap();
     let expected = Failure::Reset(Code::DeadlineAfter);

@@ -27,7 +27,7 @@ use crate::{
     blame,
     dialect::Dialect,
     error::Problem,
-    model::usage::UsageTap,
+    model::{stored::Remember, usage::UsageTap},
     record::{Guard, Note},
     sse::{self, Position},
 };
@@ -90,6 +90,8 @@ pub struct Watch {
     pub keep_alive: bool,
     /// Whether token counts are read aside.
     pub count_tokens: bool,
+    /// What becomes of the id of the answer.
+    pub remember: Option<Remember>,
     /// The connection's flag.
     pub cut: CutFlag,
 }
@@ -130,6 +132,9 @@ impl<B> AnswerBody<B> {
         }
         if let Some(tap) = self.tap.take() {
             self.guard.tokens(tap.usage());
+            if let Some(remember) = self.watch.remember.take() {
+                remember.note(tap.beginning());
+            }
         }
     }
 }
@@ -186,6 +191,7 @@ impl<B: Body> AnswerBody<B> {
             call: None,
             keep_alive: false,
             count_tokens: false,
+            remember: None,
             cut: CutFlag::default(),
         };
         let mut answer = Self {
@@ -476,6 +482,7 @@ mod tests {
             call: None,
             keep_alive: false,
             count_tokens: false,
+            remember: None,
             cut: cut.clone(),
         };
         set(&mut watch);
@@ -680,6 +687,7 @@ mod tests {
             call: None,
             keep_alive: true,
             count_tokens: false,
+            remember: None,
             cut: CutFlag::default(),
         };
         let script = Script {

@@ -16,6 +16,7 @@ use crate::{
     error::Problem,
     hygiene::REQUEST_ID,
     late::{Coming, EdgeBody, Late},
+    model::stored::Remember,
     record::{Guard, Note, Record, Recorder},
     respond::{self, Hops, Stamp},
     route::endpoint::Endpoint,
@@ -70,6 +71,8 @@ pub struct Exchange<'a> {
     pub rpc_id: Option<String>,
     /// The caller asked for a stream.
     pub streams: bool,
+    /// What becomes of the id of the answer.
+    pub remember: Option<Remember>,
     counts_tokens: bool,
     method: Method,
     /// The page that calls, if it may.
@@ -120,6 +123,7 @@ impl Desk {
             dialect: Dialect::of(head.uri.path(), &head.headers),
             rpc_id: None,
             streams: false,
+            remember: None,
             counts_tokens: matches!(endpoint, Ok(Endpoint::Model)),
             method: head.method.clone(),
             origin: self.cors.listed(&head.headers),
@@ -166,6 +170,10 @@ impl Exchange<'_> {
         if let Some(origin) = self.origin.take() {
             cors::mark(&mut head.headers, origin);
         }
+        self.remember = self
+            .remember
+            .take()
+            .map(|all| all.from_service(route.service));
         let watch = self.watch(respond::has_readable_usage(&head.headers));
         let body = AnswerBody::new(EdgeBody::Prompt(body), &head.headers, self.guard, watch);
         Response::from_parts(head, body)
@@ -192,6 +200,7 @@ impl Exchange<'_> {
             dialect: self.dialect,
             call: self.rpc_id.take(),
             keep_alive: self.streams,
+            remember: self.remember.take(),
             count_tokens: self.counts_tokens && readable,
             cut: self.cut.clone(),
         }

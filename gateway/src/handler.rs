@@ -33,13 +33,16 @@ use crate::{
     limit::{BodyBudget, HELD_BUDGET, UpBody},
     mcp::origin::Origins,
     metrics::EdgeMetrics,
-    model::list,
+    model::{
+        list,
+        stored::{Remember, Stored},
+    },
     names::{self, Names},
     record::{Caller, Note, Recorder},
     respond,
     route::{
         catalog::Catalog,
-        endpoint::Endpoint,
+        endpoint::{Endpoint, ServicePath},
         resolve::{self, Target},
     },
     upstream,
@@ -74,6 +77,7 @@ pub struct Handler {
     origins: Origins,
     metrics: EdgeMetrics,
     names: Names,
+    stored: Arc<Stored>,
     budget: BodyBudget,
 }
 
@@ -114,6 +118,7 @@ impl Handler {
         Self {
             desk: Desk::new(&place, recorder, cors),
             names: Names::default(),
+            stored: Arc::default(),
             budget: BodyBudget::new(HELD_BUDGET, metrics.clone()),
             place,
             config,
@@ -244,8 +249,10 @@ impl Handler {
                 let target = resolve::model(payload.model_name()?, &catalog, allow)?;
                 (target, terms.path.clone())
             }
-            Endpoint::StoredResponse => {
-                let target = resolve::unnamed(terms.wanted.as_deref(), &catalog, allow)?;
+            Endpoint::StoredResponse(id) => {
+                let known = self.stored.find(&key.tenant, &id);
+                let wanted = terms.wanted.as_deref();
+                let target = resolve::unnamed(wanted, known.as_ref(), &catalog, allow)?;
                 (target, terms.path.clone())
             }
             Endpoint::Mcp(path) => {
@@ -267,6 +274,16 @@ impl Handler {
             _ => None,
         };
         fields.model.clone_from(&target.model);
+        if terms.makes_response()
+            && let Some(service) = target.services.first()
+        {
+            let (connector, service) = (target.connector.clone(), service.clone());
+            exchange.remember = Some(Remember {
+                stored: Arc::clone(&self.stored),
+                tenant: key.tenant.clone(),
+                service: ServicePath { connector, service },
+            });
+        }
         let (headers, body) = payload.outbound(terms.headers.clone(), target.model.as_deref());
         let request = upstream::request(terms.method.clone(), &path, headers, body)?;
         Ok(Routed::Away(Box::new(Outbound {

@@ -61,6 +61,13 @@ pub enum Payload<B> {
     Streamed(Streamed<B>),
 }
 
+impl Terms {
+    /// Whether the answer is a response that may be asked for later, by its id.
+    pub fn makes_response(&self) -> bool {
+        self.method == Method::POST && self.path.split('?').next() == Some("/v1/responses")
+    }
+}
+
 /// Reads and cleans the head.
 pub fn terms(head: &Parts, peer: &Peer, place: &Place, id: RequestId) -> Result<Terms, Problem> {
     limit::check_head(&head.headers)?;
@@ -134,7 +141,7 @@ where
             Ok(Payload::Message(bytes, peek, share))
         }
         Endpoint::Mcp(_)
-        | Endpoint::StoredResponse
+        | Endpoint::StoredResponse(_)
         | Endpoint::ModelList
         | Endpoint::ModelEntry(_)
         | Endpoint::Http { .. } => Ok(Payload::Streamed(Streamed::new(body, count))),

@@ -2,4 +2,5 @@
 
 pub mod body;
 pub mod list;
+pub mod stored;
 pub mod usage;

@@ -43,6 +43,11 @@ impl UsageTap {
         self.tail.extend_from_slice(kept);
     }
 
+    /// The beginning of the answer, as far as it is kept.
+    pub fn beginning(&self) -> &[u8] {
+        &self.head
+    }
+
     /// What was counted, as far as it was seen.
     pub fn usage(&self) -> Usage {
         let last = last_usage(&self.tail).unwrap_or_default();

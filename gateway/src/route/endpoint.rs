@@ -32,8 +32,8 @@ const MODEL_PATHS: [&str; 16] = [
 pub enum Endpoint {
     /// A call of a model API whose body names the model.
     Model,
-    /// A call about a stored response: nothing in it names a model.
-    StoredResponse,
+    /// A call about a stored response, by its id: nothing in it names a model.
+    StoredResponse(String),
     /// The list of models.
     ModelList,
     /// One model of the list; the id is decoded.
@@ -83,7 +83,7 @@ impl Endpoint {
     /// The closed set of names that metrics and records use.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Model | Self::StoredResponse => "model",
+            Self::Model | Self::StoredResponse(_) => "model",
             Self::ModelList | Self::ModelEntry(_) => "models",
             Self::Mcp(_) => "mcp",
             Self::Http { .. } => "http",
@@ -114,7 +114,7 @@ fn model_api(method: &Method, path: &str) -> Option<Endpoint> {
         "input_items" => method == Method::GET,
         _ => false,
     };
-    (known && !id.is_empty()).then_some(Endpoint::StoredResponse)
+    (known && !id.is_empty()).then(|| Endpoint::StoredResponse(id.to_owned()))
 }
 
 fn mcp(method: &Method, rest: &str) -> Option<Endpoint> {
@@ -214,7 +214,7 @@ mod tests {
         ] {
             assert_eq!(
                 parse(method, path),
-                Some(Endpoint::StoredResponse),
+                Some(Endpoint::StoredResponse("r1".into())),
                 "{path}"
             );
         }

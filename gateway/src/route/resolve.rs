@@ -97,8 +97,13 @@ pub fn service(
 }
 
 /// Finds the target of a call that names no model: the one that the caller's header names, else the
-/// only one that the key may call.
-pub fn unnamed(wanted: Option<&str>, catalog: &Catalog, allow: &Allow) -> Result<Target, Problem> {
+/// only one that the key may call, else the one that is remembered.
+pub fn unnamed(
+    wanted: Option<&str>,
+    remembered: Option<&ServicePath>,
+    catalog: &Catalog,
+    allow: &Allow,
+) -> Result<Target, Problem> {
     if let Some(wanted) = wanted {
         let path = ServicePath::parse(wanted).ok_or_else(|| {
             Problem::new(
@@ -118,10 +123,13 @@ pub fn unnamed(wanted: Option<&str>, catalog: &Catalog, allow: &Allow) -> Result
             services: vec![only.name.clone()],
             model: None,
         }),
-        (None | Some(_), _) => Err(Problem::new(
-            CallerCode::ModelNotFound,
-            "Nothing in this request names a target: send `x-culvert-target: <connector>/<service>`.",
-        )),
+        (None | Some(_), _) => match remembered {
+            Some(path) => service(path, ServiceKind::Model, catalog, allow),
+            None => Err(Problem::new(
+                CallerCode::ModelNotFound,
+                "Nothing in this request names a target: send `x-culvert-target: <connector>/<service>`.",
+            )),
+        },
     }
 }
 
@@ -433,22 +441,26 @@ mod tests {
     fn unnamed_calls_need_the_header_unless_one_target_is_left() {
         let catalog = catalog();
         assert_eq!(
-            unnamed(Some("dev/a"), &catalog, &Allow::All)
+            unnamed(Some("dev/a"), None, &catalog, &Allow::All)
                 .unwrap()
                 .services,
             ["a"]
         );
         assert_eq!(
-            code(unnamed(Some("nonsense"), &catalog, &Allow::All)),
+            code(unnamed(Some("nonsense"), None, &catalog, &Allow::All)),
             CallerCode::BadRequest
         );
         assert_eq!(
-            unnamed(None, &catalog, &only(&["prod/*"]))
+            unnamed(None, None, &catalog, &only(&["prod/*"]))
                 .unwrap()
                 .services,
             ["c"]
         );
-        let problem = unnamed(None, &catalog, &Allow::All).unwrap_err();
+        let known = ServicePath::parse("dev/b").unwrap();
+        let found = unnamed(None, Some(&known), &catalog, &Allow::All).unwrap();
+        assert_eq!(found.services, ["b"]);
+        assert!(unnamed(None, Some(&known), &catalog, &only(&["prod/c", "prod/d"])).is_ok());
+        let problem = unnamed(None, None, &catalog, &Allow::All).unwrap_err();
         assert!(problem.message().contains("x-culvert-target"));
     }
 

@@ -172,6 +172,6 @@ mod tests {
     #[test]
     fn long_values_are_cut() {
         assert_eq!(brief(&Value::from("x".repeat(100))).chars().count(), 60);
-        assert_eq!(brief(&Value::Object(serde_json::Map::new())), "-");
+        assert_eq!(brief(&Value::Object(Map::new())), "-");
     }
 }

@@ -1,0 +1,145 @@
+//! Where stored responses are: `/v1/responses/{id}` names no model, so the service that made a
+//! response is remembered by its id, in this replica, as long as there is room.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use culvert_certs::TenantName;
+use culvert_wire::ServiceName;
+use memchr::memmem;
+
+use crate::route::endpoint::ServicePath;
+
+/// Responses that are remembered; the oldest are forgotten first. About 300 bytes each.
+const REMEMBERED: usize = 16 * 1024;
+/// Longest id that is remembered, in bytes.
+const MAX_ID: usize = 128;
+
+/// The services of the responses made here lately.
+#[derive(Debug, Default)]
+pub struct Stored {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    places: HashMap<(TenantName, String), ServicePath>,
+    order: VecDeque<(TenantName, String)>,
+}
+
+/// One answer whose id is to be remembered.
+#[derive(Clone, Debug)]
+pub struct Remember {
+    /// Where.
+    pub stored: Arc<Stored>,
+    /// Whose.
+    pub tenant: TenantName,
+    /// The service that answered.
+    pub service: ServicePath,
+}
+
+impl Stored {
+    /// The service that made a response of this tenant.
+    pub fn find(&self, tenant: &TenantName, id: &str) -> Option<ServicePath> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.places.get(&(tenant.clone(), id.to_owned())).cloned()
+    }
+
+    fn insert(&self, tenant: TenantName, id: String, service: ServicePath) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant, id);
+        if inner.places.insert(key.clone(), service).is_none() {
+            inner.order.push_back(key);
+        }
+        if inner.order.len() > REMEMBERED
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.places.remove(&oldest);
+        }
+    }
+}
+
+impl Remember {
+    /// Takes note of the id in the beginning of an answer.
+    pub fn note(self, beginning: &[u8]) {
+        if let Some(id) = response_id(beginning) {
+            self.stored.insert(self.tenant, id.to_owned(), self.service);
+        }
+    }
+
+    /// The same answer, from a service of the same connector.
+    #[must_use]
+    pub fn from_service(mut self, service: ServiceName) -> Self {
+        self.service.service = service;
+        self
+    }
+}
+
+/// The first `"id": "resp..."` of an answer or of its first event. Other objects in it have ids too,
+/// with prefixes of their own.
+fn response_id(beginning: &[u8]) -> Option<&str> {
+    memmem::find_iter(beginning, b"\"id\"").find_map(|at| {
+        let value = beginning[at + 4..]
+            .trim_ascii_start()
+            .strip_prefix(b":")?
+            .trim_ascii_start();
+        let text = value.strip_prefix(b"\"")?;
+        let end = memchr::memchr(b'"', text).filter(|end| *end <= MAX_ID)?;
+        let id = std::str::from_utf8(&text[..end]).ok()?;
+        id.starts_with("resp").then_some(id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> ServicePath {
+        ServicePath::parse(text).unwrap()
+    }
+
+    fn remember(stored: &Arc<Stored>, beginning: &str) {
+        let tenant = "acme".parse().unwrap();
+        let all = Remember {
+            stored: Arc::clone(stored),
+            tenant,
+            service: path("dev/a"),
+        };
+        all.from_service("b".parse().unwrap())
+            .note(beginning.as_bytes());
+    }
+
+    #[test]
+    fn ids_of_answers_and_streams() {
+        let stored = Arc::new(Stored::default());
+        let acme: TenantName = "acme".parse().unwrap();
+        remember(&stored, r#"{"id": "resp_1","object":"response"}"#);
+        remember(
+            &stored,
+            "event: response.created\ndata: {\"response\":{\"id\":\"resp_2\"}}\n\n",
+        );
+        remember(&stored, r#"{"id":"msg_1"}"#);
+        assert_eq!(stored.find(&acme, "resp_1"), Some(path("dev/b")));
+        assert_eq!(stored.find(&acme, "resp_2"), Some(path("dev/b")));
+        assert_eq!(stored.find(&acme, "msg_1"), None);
+        assert_eq!(
+            stored.find(&"other".parse().unwrap(), "resp_1"),
+            None,
+            "another tenant's"
+        );
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let stored = Arc::new(Stored::default());
+        for n in 0..=REMEMBERED {
+            remember(&stored, &format!("{{\"id\":\"resp_{n}\"}}"));
+        }
+        let acme: TenantName = "acme".parse().unwrap();
+        assert_eq!(stored.find(&acme, "resp_0"), None);
+        assert!(stored.find(&acme, "resp_1").is_some());
+        assert_eq!(stored.inner.lock().unwrap().places.len(), REMEMBERED);
+    }
+}

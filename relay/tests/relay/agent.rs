@@ -306,3 +306,21 @@ pub(crate) fn silent(cancelled: Arc<AtomicUsize>) -> Script {
         }
     })
 }
+
+/// The code of a rejection in order.
+pub(crate) fn rejected(outcome: Result<TestLink, NoLink>) -> Code {
+    match outcome {
+        Ok(link) => panic!("the link stands: {:?}", link.welcome),
+        Err(NoLink::Rejected(reject)) => reject.code,
+        Err(other) => panic!("not rejected in order: {other:?}"),
+    }
+}
+
+/// What a dial says that did not even get a rejection.
+pub(crate) fn closed(outcome: Result<TestLink, NoLink>) -> String {
+    match outcome {
+        Err(NoLink::Closed(reason)) => reason,
+        Err(NoLink::Rejected(reject)) => panic!("got as far as a rejection: {reject:?}"),
+        Ok(link) => panic!("the link stands: {:?}", link.welcome),
+    }
+}

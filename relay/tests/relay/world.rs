@@ -18,7 +18,8 @@ use culvert_relay::{
 use culvert_tunnel::ResetKeys;
 use culvert_wire::{Caller, RequestId, ServiceKind, ServiceOffer};
 use http::Request;
-use http_body_util::{BodyExt as _, Full};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -262,4 +263,22 @@ pub(crate) async fn text(answered: Answered) -> String {
         .await
         .unwrap();
     String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+pub(crate) type Pieces = mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>;
+
+/// A request body that a test sends piece by piece.
+pub(crate) fn streamed(pieces: Pieces) -> impl Body<Data = Bytes, Error = std::io::Error> + Send {
+    StreamBody::new(futures_util::stream::unfold(
+        pieces,
+        |mut pieces| async move { pieces.recv().await.map(|piece| (piece, pieces)) },
+    ))
+}
+
+/// Why a call that must fail did.
+pub(crate) fn failed(outcome: Result<Answered, CallFailed>) -> CallFailed {
+    match outcome {
+        Ok(answered) => panic!("the call was answered: {:?}", answered.response.status()),
+        Err(failed) => failed,
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use culvert_tests::wait;
 use culvert_tests::world::{World, chat_body};
 use serde_json::json;
 
@@ -11,21 +10,11 @@ const CANCEL_LIMIT: Duration = Duration::from_millis(500);
 
 async fn cancelled(world: &World, count: u64) {
     let left = Instant::now();
-    wait::until("the backend notices", Duration::from_secs(10), || async {
-        let stats = world
-            .backend
-            .stats()
-            .await
-            .map_err(|error| error.to_string())?;
-        if stats["counts"]["cancelled"] == count {
-            Ok(())
-        } else {
-            Err(stats.to_string())
-        }
-    })
-    .await
-    .map_err(|error| world.explain(&error))
-    .unwrap();
+    let noticed = world
+        .backend
+        .counts("/counts/cancelled", count, Duration::from_secs(10))
+        .await;
+    noticed.map_err(|error| world.explain(&error)).unwrap();
     assert!(
         left.elapsed() < CANCEL_LIMIT,
         "the backend noticed after {:?}",
@@ -62,25 +51,9 @@ async fn leaving_before_any_answer_reaches_a_silent_backend() {
         Duration::from_secs(2),
         client.post("/v1/chat/completions", &body),
     );
-    let waited = async {
-        wait::until(
-            "the call at the backend",
-            Duration::from_secs(10),
-            || async {
-                let stats = world
-                    .backend
-                    .stats()
-                    .await
-                    .map_err(|error| error.to_string())?;
-                if stats["by_model"]["fault-silent"] == 1 {
-                    Ok(())
-                } else {
-                    Err(stats.to_string())
-                }
-            },
-        )
-        .await
-    };
+    let waited = world
+        .backend
+        .counts("/by_model/fault-silent", 1, Duration::from_secs(10));
     tokio::select! {
         reply = call => panic!("a silent backend answered: {reply:?}"),
         seen = waited => seen.map_err(|error| world.explain(&error)).unwrap(),

@@ -197,14 +197,20 @@ async fn an_agent_with_a_bad_token_exits_77_and_remembers() {
     let used = &world.gateway.line.join_token;
     let spec = AgentSpec::joining(used).usual_services(&world.backend, &world.tools);
     let mut agent = Agent::start(spec).await.unwrap();
-    let status = agent.process.exit(Duration::from_secs(20)).await.unwrap();
-    assert_eq!(status.code(), Some(77), "{}", agent.process.log().text());
+    agent
+        .process
+        .exits(77, Duration::from_secs(20))
+        .await
+        .unwrap();
     // The same token again: refused without dialling, so even with the gateway gone.
     let gateway = world.gateway.process;
     gateway.kill().await.unwrap();
     let mut agent = agent.restart().await.unwrap();
-    let status = agent.process.exit(Duration::from_secs(5)).await.unwrap();
-    assert_eq!(status.code(), Some(77), "{}", agent.process.log().text());
+    agent
+        .process
+        .exits(77, Duration::from_secs(5))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

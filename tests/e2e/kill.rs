@@ -177,20 +177,7 @@ async fn a_frozen_agent_is_left_and_taken_back() {
     let world = World::start().await.unwrap();
     let agent = &world.agent.as_ref().unwrap().process;
     agent.signal(rustix::process::Signal::STOP).unwrap();
-    culvert_tests::wait::until("agent_unavailable", Duration::from_secs(40), || async {
-        let reply = world
-            .chat("fast", json!({}))
-            .await
-            .map_err(|error| error.to_string())?;
-        if reply.json()["error"]["code"] == "agent_unavailable" {
-            Ok(())
-        } else {
-            Err(reply.text())
-        }
-    })
-    .await
-    .map_err(|error| world.explain(&error))
-    .unwrap();
+    world.refuses_with("agent_unavailable").await.unwrap();
     agent.signal(rustix::process::Signal::CONT).unwrap();
     world.serves().await.unwrap();
 }

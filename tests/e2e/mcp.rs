@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_tests::client::{Events, Reply};
 use culvert_tests::sdk::Sdk;
-use culvert_tests::wait;
 use culvert_tests::world::World;
 use http::Method;
 use serde_json::{Value, json};
@@ -93,21 +92,11 @@ async fn closing_the_answer_of_a_stateless_call_cancels_the_tool() {
     let first = events.next().await.unwrap().unwrap();
     assert!(first.contains("notifications/progress"), "{first}");
     drop(events);
-    wait::until("the tool is cancelled", Duration::from_secs(5), || async {
-        let stats = world
-            .tools
-            .stats()
-            .await
-            .map_err(|error| error.to_string())?;
-        if stats["counts"]["cancelled"] == 1 {
-            Ok(())
-        } else {
-            Err(stats.to_string())
-        }
-    })
-    .await
-    .map_err(|error| world.explain(&error))
-    .unwrap();
+    let cancelled = world
+        .tools
+        .counts("/counts/cancelled", 1, Duration::from_secs(5))
+        .await;
+    cancelled.map_err(|error| world.explain(&error)).unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use culvert_tests::sdk::Sdk;
-use culvert_tests::wait::{self, PATIENCE};
 use culvert_tests::world::{World, chat_body};
 use futures_util::future::join_all;
 use serde_json::json;
@@ -34,19 +33,7 @@ async fn with_the_agent_gone_the_openai_client_sees_503() {
     let mut world = World::start().await.unwrap();
     world.agent.take().unwrap().process.kill().await.unwrap();
     // The relay learns of a killed agent by its silence; until then a call may fail as one that may have begun.
-    wait::until("agent_unavailable", PATIENCE, || async {
-        let reply = world
-            .chat("fast", json!({}))
-            .await
-            .map_err(|error| error.to_string())?;
-        if reply.json()["error"]["code"] == "agent_unavailable" {
-            Ok(())
-        } else {
-            Err(reply.text())
-        }
-    })
-    .await
-    .unwrap();
+    world.refuses_with("agent_unavailable").await.unwrap();
     sdk.run("openai_gone.py", &world.sdk_environment())
         .await
         .map_err(|error| world.explain(&error))

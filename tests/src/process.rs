@@ -154,6 +154,21 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
+    /// Waits for its end by itself, with exit code `code`.
+    ///
+    /// # Errors
+    /// A deadline or another end, with the log.
+    pub async fn exits(&mut self, code: i32, within: Duration) -> Result<(), HarnessError> {
+        let status = self.exit(within).await?;
+        if status.code() == Some(code) {
+            return Ok(());
+        }
+        Err(HarnessError::Ended {
+            name: format!("{} ({status})", self.name),
+            log: self.log.text(),
+        })
+    }
+
     /// Waits for its end by itself.
     ///
     /// # Errors

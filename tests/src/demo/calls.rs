@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::Reply;
 use crate::error::HarnessError;
-use crate::wait::{self, PATIENCE};
+use crate::wait::PATIENCE;
 use crate::world::{CONNECTOR, MCP_SERVICE, World, chat_body};
 
 /// A streamed completion.
@@ -116,19 +116,7 @@ pub(super) async fn leave_a_stream(world: &World) -> Result<(), HarnessError> {
         .await?;
     events.next().await?;
     drop(events);
-    wait::until("the model server stops", PATIENCE, || async {
-        let stats = world
-            .backend
-            .stats()
-            .await
-            .map_err(|error| error.to_string())?;
-        if stats["counts"]["cancelled"] == 1 {
-            Ok(())
-        } else {
-            Err(stats.to_string())
-        }
-    })
-    .await
+    world.backend.counts("/counts/cancelled", 1, PATIENCE).await
 }
 
 /// Asks for something that no model API has, in a spelling that a client library would tidy up; gives the status.

@@ -1,5 +1,7 @@
 //! A server of ours as a process.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
@@ -8,6 +10,7 @@ use crate::client::Client;
 use crate::error::HarnessError;
 use crate::process::Process;
 use crate::programs::Programs;
+use crate::wait;
 
 /// A model backend or an MCP server.
 #[derive(Debug)]
@@ -79,6 +82,32 @@ impl Fixture {
     /// No answer.
     pub async fn stats(&self) -> Result<Value, HarnessError> {
         Ok(Client::new(self.url()).get("/__stats").await?.json())
+    }
+
+    /// Waits until one of its counts, a JSON pointer into [`Fixture::stats`], is `count`.
+    ///
+    /// # Errors
+    /// A deadline, with the last counts.
+    pub async fn counts(
+        &self,
+        pointer: &str,
+        count: u64,
+        within: Duration,
+    ) -> Result<(), HarnessError> {
+        wait::until(
+            &format!("{pointer} = {count} at {}", self.program),
+            within,
+            || async {
+                let stats = self.stats().await.map_err(|error| error.to_string())?;
+                let seen = stats.pointer(pointer).and_then(Value::as_u64);
+                if seen == Some(count) {
+                    Ok(())
+                } else {
+                    Err(stats.to_string())
+                }
+            },
+        )
+        .await
     }
 
     /// The requests that reached it, the oldest first.

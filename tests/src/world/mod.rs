@@ -132,6 +132,26 @@ impl World {
         served.map_err(|error| self.explain(&error))
     }
 
+    /// Waits until a chat is refused with `code`.
+    ///
+    /// # Errors
+    /// A deadline, with the last answer and the logs.
+    pub async fn refuses_with(&self, code: &str) -> Result<(), HarnessError> {
+        let refused = wait::until(code, wait::PATIENCE, || async {
+            let reply = self
+                .chat("fast", json!({}))
+                .await
+                .map_err(|error| error.to_string())?;
+            if reply.json()["error"]["code"] == code {
+                Ok(())
+            } else {
+                Err(reply.text())
+            }
+        })
+        .await;
+        refused.map_err(|error| self.explain(&error))
+    }
+
     /// An error with the logs of the programs behind it.
     pub fn explain(&self, error: &HarnessError) -> HarnessError {
         let agent = self

@@ -4,13 +4,20 @@ mod check;
 mod status;
 mod token;
 
+use std::time::{Duration, Instant};
+
 use culvert_certs::JoinToken;
-use culvert_certs::store::CredentialStore;
+use culvert_certs::store::{CredentialStore, StoreError};
 
 use crate::cli::{Command, JoinArgs, RunArgs, TokenCommand};
 use crate::config::{self, Config, Sources};
 use crate::error::{AgentError, chain};
 use crate::{Secret, identity, logs, out, supervisor};
+
+/// How long the state directory's last user may take to end.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Carries a verb out.
 ///
@@ -21,7 +28,10 @@ pub async fn carry_out(command: Command) -> Result<(), AgentError> {
         Command::Run(args) => run(args).await,
         Command::Join(args) => join(args).await,
         Command::Check(args) => {
-            let config = configured(&args.flags())?;
+            let mut flags = args.flags();
+            // What is found out is printed; a log beside it would say it twice.
+            flags.log.get_or_insert_with(|| "error".to_owned());
+            let config = configured(&flags)?;
             check::check(&config).await
         }
         Command::Status(args) => {
@@ -41,7 +51,7 @@ async fn run(args: RunArgs) -> Result<(), AgentError> {
     if config.services.is_empty() {
         tracing::warn!("no service is configured: nothing will be offered");
     }
-    let store = open(&config)?;
+    let store = open(&config).await?;
     if args.save {
         let path = config::save(&flags)?;
         tracing::info!(path = %path.display(), "saved");
@@ -63,7 +73,7 @@ async fn run(args: RunArgs) -> Result<(), AgentError> {
 async fn join(args: JoinArgs) -> Result<(), AgentError> {
     let config = configured(&args.services.flags())?;
     let token = parse(&args.token.read()?)?;
-    let store = open(&config)?;
+    let store = open(&config).await?;
     let stored = identity::obtain(&store, Some(&token), identity::JOIN_PATIENCE).await?;
     print(&format!(
         "joined as {}; `culvert-agent run` serves",
@@ -78,8 +88,17 @@ fn configured(flags: &config::Flags) -> Result<Config, AgentError> {
     Ok(config)
 }
 
-fn open(config: &Config) -> Result<CredentialStore, AgentError> {
-    CredentialStore::open(&config.state_dir).map_err(|error| identity::state_error(&error))
+/// The state directory, locked. A predecessor that is just ending is waited for.
+async fn open(config: &Config) -> Result<CredentialStore, AgentError> {
+    let began = Instant::now();
+    loop {
+        match CredentialStore::open(&config.state_dir) {
+            Err(StoreError::Locked(_)) if began.elapsed() < PREDECESSOR => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            opened => return opened.map_err(|error| identity::state_error(&error)),
+        }
+    }
 }
 
 fn parse(token: &Secret) -> Result<JoinToken, AgentError> {

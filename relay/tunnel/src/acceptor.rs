@@ -7,13 +7,13 @@ mod request;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use culvert_wire::{BodyLength, CallDecoder, CallFrame, CallItem, Code, Open};
+use culvert_wire::{CallDecoder, CallFrame, CallItem, Code, Open};
 use tokio::time::timeout;
 
 pub use answer::AnswerWriter;
 pub use request::RequestReader;
 
-use crate::call::{read_failed, violation};
+use crate::call::{Intake, read_failed, violation};
 use crate::connection::{CallSlot, Connection};
 use crate::error::{CallError, ConnectionEnd, Failure};
 use crate::frames::{FrameReader, FrameWriter};
@@ -96,7 +96,7 @@ impl IncomingCall {
     fn new(open: Open, send: SendHalf, frames: FrameReader, slot: CallSlot) -> Self {
         let request = Request {
             frames,
-            length: BodyLength::new(open.declared_length()),
+            intake: Intake::new(open.declared_length()),
             state: State::Body,
         };
         let shared = Arc::new(Shared {
@@ -109,11 +109,9 @@ impl IncomingCall {
             slot,
         });
         let answer = AnswerWriter::new(shared.clone(), open.method.clone());
-        Self {
-            open,
-            body: RequestReader::new(shared),
-            answer,
-        }
+        let body = RequestReader::new(shared);
+        body.look_ahead();
+        Self { open, body, answer }
     }
 }
 
@@ -130,16 +128,14 @@ struct Shared {
 #[derive(Debug)]
 struct Request {
     frames: FrameReader,
-    length: BodyLength,
+    intake: Intake,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The body is being read.
+    /// The body is being read, or has been.
     Body,
-    /// It was read to its end.
-    Ended,
     /// It is not wanted: what arrives is thrown away.
     Discarded,
     /// It cannot be read any further.

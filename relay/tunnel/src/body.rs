@@ -46,7 +46,7 @@ impl AnswerBody {
         self
     }
 
-    /// Whether the answer has been read to its end.
+    /// Whether the whole answer has come.
     pub fn is_complete(&self) -> bool {
         self.answer.is_complete()
     }
@@ -75,7 +75,7 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.answer.is_complete()
+        self.answer.is_drained()
     }
 
     fn size_hint(&self) -> SizeHint {

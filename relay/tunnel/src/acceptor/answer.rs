@@ -121,7 +121,7 @@ impl AnswerWriter {
     pub async fn enough(&mut self) -> Result<(), CallError> {
         {
             let mut request = self.shared.request();
-            if request.state != State::Body {
+            if request.state != State::Body || request.intake.is_whole() {
                 return Ok(());
             }
             if self.stage == Stage::Start {

@@ -2,14 +2,14 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use culvert_wire::{CallFrame, CallItem, Code};
+use culvert_wire::Code;
 
 use super::{Request, Shared, State, failed};
 use crate::call::{Piece, read_failed};
+use crate::connection::Connection;
 use crate::error::{CallError, Failure};
-use crate::frames::ReadError;
 
 /// Reads a request's body. Dropped before its end, no more of it is wanted; the call goes on.
 #[derive(Debug)]
@@ -30,34 +30,40 @@ impl RequestReader {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Whether the body has been read to its end.
+    /// Whether nothing is left to be read: the body has ended, without trailers that nobody took.
     pub fn is_complete(&self) -> bool {
-        self.shared.request().state == State::Ended
+        self.shared.request().intake.is_drained()
     }
 
     /// As [`Self::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, CallError>> {
         let mut cx = self.shared.waiters.owner(cx);
         let mut request = self.shared.request();
-        match request.state {
-            State::Body => {}
-            State::Ended => return Poll::Ready(Ok(None)),
-            State::Discarded => return Poll::Ready(Err(failed(Failure::NotWanted))),
-            State::Failed(failure) => return Poll::Ready(Err(failed(failure))),
+        loop {
+            match request.state {
+                State::Body => {}
+                State::Discarded => return Poll::Ready(Err(failed(Failure::NotWanted))),
+                State::Failed(failure) => return Poll::Ready(Err(failed(failure))),
+            }
+            if let Some(piece) = request.intake.ready() {
+                return Poll::Ready(Ok(piece));
+            }
+            ready!(request.poll_intake(&mut cx, self.shared.slot.connection()));
         }
-        let piece = ready!(request.poll_piece(&mut cx));
-        Poll::Ready(match piece {
-            Ok(piece) => Ok(Some(piece)),
-            Err(Broken::Call(failure)) => {
-                request.state = State::Failed(failure);
-                Err(failed(failure))
+    }
+
+    /// Takes what has come with the head, so that a request without a body is seen to have none.
+    pub(super) fn look_ahead(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut request = self.shared.request();
+        while request.state == State::Body && !request.intake.has_ready() {
+            if request
+                .poll_intake(&mut cx, self.shared.slot.connection())
+                .is_pending()
+            {
+                return;
             }
-            Err(Broken::Read(error)) => {
-                let error = read_failed(self.shared.slot.connection(), error, true);
-                request.state = State::Failed(error.failure);
-                Err(error)
-            }
-        })
+        }
     }
 }
 
@@ -65,49 +71,32 @@ impl Drop for RequestReader {
     fn drop(&mut self) {
         let mut request = self.shared.request();
         match request.state {
+            // The opener holds its stream open until the answer is complete: the watch goes on.
+            State::Body if request.intake.is_whole() => {
+                request.frames.recv().stop_on_drop_with(Code::NotWanted);
+            }
             State::Body => {
                 request.state = State::Discarded;
                 request.frames.recv().stop(Code::NotWanted);
                 request.frames.discard();
             }
-            // The opener holds its stream open until the answer is complete: the watch goes on.
-            State::Ended | State::Discarded => {
-                request.frames.recv().stop_on_drop_with(Code::NotWanted);
-            }
+            State::Discarded => request.frames.recv().stop_on_drop_with(Code::NotWanted),
             State::Failed(_) => {}
         }
     }
 }
 
-/// Why there is no next piece.
-enum Broken {
-    Call(Failure),
-    Read(ReadError),
-}
-
 impl Request {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
-        loop {
-            let item = ready!(self.frames.poll_item(cx)).map_err(Broken::Read)?;
-            return Poll::Ready(match item {
-                Some(CallItem::Frame(CallFrame::Data(_))) => continue,
-                Some(CallItem::Body(piece)) => match self.length.add(piece.len() as u64) {
-                    Ok(()) => Ok(Piece::Data(piece)),
-                    Err(_mismatch) => Err(Broken::Call(Failure::Length)),
-                },
-                Some(CallItem::Frame(CallFrame::End(trailers))) => match self.length.end() {
-                    Ok(()) => {
-                        self.state = State::Ended;
-                        Ok(Piece::End(trailers))
-                    }
-                    Err(_mismatch) => Err(Broken::Call(Failure::Length)),
-                },
-                Some(CallItem::Frame(CallFrame::Abort(code))) => {
-                    Err(Broken::Call(Failure::Aborted(code)))
-                }
-                Some(CallItem::Frame(_)) => Err(Broken::Call(Failure::Violation(Code::Protocol))),
-                None => Err(Broken::Call(Failure::Cut)),
-            });
+    /// Takes the next item of the stream; `Ready` says that something has changed.
+    fn poll_intake(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Poll<()> {
+        let taken = match ready!(self.frames.poll_item(cx)) {
+            Ok(Some(item)) => self.intake.take(item),
+            Ok(None) => Err(Failure::Cut),
+            Err(error) => Err(read_failed(connection, error, true).failure),
+        };
+        if let Err(failure) = taken {
+            self.state = State::Failed(failure);
         }
+        Poll::Ready(())
     }
 }

@@ -4,11 +4,11 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use culvert_wire::{BodyLength, CallDecoder, CallFrame, CallItem, Code, Head};
-use http::Method;
+use culvert_wire::{CallDecoder, CallFrame, CallItem, Code, Head};
+use http::{Method, StatusCode};
 
 use super::Shared;
-use crate::call::{Piece, read_failed, violation};
+use crate::call::{Intake, Piece, read_failed, violation};
 use crate::error::{CallError, Failure};
 use crate::frames::FrameReader;
 use crate::stream::RecvHalf;
@@ -29,11 +29,12 @@ enum Stage {
     Waiting,
     /// The agent has the call.
     Accepted,
-    /// The body.
-    Body(BodyLength),
-    /// Complete.
-    Complete,
-    /// It will not be.
+    /// The head has come, and is handed out unless its body is yet to be seen to be empty.
+    Headed {
+        head: Option<Box<Head>>,
+        intake: Intake,
+    },
+    /// It will not be complete.
     Failed(CallError),
 }
 
@@ -86,9 +87,21 @@ impl AnswerReader {
         self.shared.request().frames.sent()
     }
 
-    /// Whether the answer has been read to its end.
+    /// Whether the whole answer has come: what is left of it can be read without waiting, and
+    /// dropping the reader cancels nothing.
     pub fn is_complete(&self) -> bool {
-        self.stage == Stage::Complete
+        match &self.stage {
+            Stage::Headed { intake, .. } => intake.is_whole(),
+            Stage::Waiting | Stage::Accepted | Stage::Failed(_) => false,
+        }
+    }
+
+    /// Whether nothing is left to be read: the body has ended, without trailers that nobody took.
+    pub fn is_drained(&self) -> bool {
+        match &self.stage {
+            Stage::Headed { intake, .. } => intake.is_drained(),
+            Stage::Waiting | Stage::Accepted | Stage::Failed(_) => false,
+        }
     }
 
     /// As [`Self::accepted`].
@@ -96,7 +109,7 @@ impl AnswerReader {
         match &self.stage {
             Stage::Waiting => {}
             Stage::Failed(error) => return Poll::Ready(Err(error.clone())),
-            Stage::Accepted | Stage::Body(_) | Stage::Complete => return Poll::Ready(Ok(())),
+            Stage::Accepted | Stage::Headed { .. } => return Poll::Ready(Ok(())),
         }
         match ready!(self.poll_frame(cx))? {
             CallItem::Frame(CallFrame::Accepted) => {
@@ -109,54 +122,74 @@ impl AnswerReader {
         }
     }
 
-    /// As [`Self::head`].
+    /// As [`Self::head`]. The head of an answer without a body comes with the answer's end: nobody
+    /// would ask for that later.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, CallError>> {
         ready!(self.poll_accepted(cx))?;
-        if self.stage != Stage::Accepted {
-            // Head was read before.
-            return Poll::Ready(Err(self.error(Failure::Violation(Code::Protocol))));
+        if self.stage == Stage::Accepted {
+            let head = match ready!(self.poll_frame(cx))? {
+                CallItem::Frame(CallFrame::Head(head)) => head,
+                item @ (CallItem::Frame(_) | CallItem::Body(_)) => {
+                    return Poll::Ready(Err(self.unexpected(&item)));
+                }
+            };
+            let intake = Intake::new(expected_length(&head, &self.method));
+            self.stage = Stage::Headed {
+                head: Some(head),
+                intake,
+            };
         }
-        match ready!(self.poll_frame(cx))? {
-            CallItem::Frame(CallFrame::Head(head)) => {
-                let declared = head.declared_length(&self.method);
-                self.stage = Stage::Body(BodyLength::new(declared));
-                Poll::Ready(Ok(*head))
+        while let Stage::Headed { head, intake } = &mut self.stage {
+            if intake.is_whole() || !intake.is_empty() {
+                let Some(head) = head.take() else { break };
+                return Poll::Ready(Ok(*head));
             }
-            item @ (CallItem::Frame(_) | CallItem::Body(_)) => {
-                Poll::Ready(Err(self.unexpected(&item)))
-            }
+            ready!(self.poll_intake(cx))?;
         }
+        // It was handed out before.
+        Poll::Ready(Err(self.error(Failure::Violation(Code::Protocol))))
     }
 
     /// As [`Self::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, CallError>> {
-        match &self.stage {
-            Stage::Body(_) => {}
-            Stage::Complete => return Poll::Ready(Ok(None)),
-            Stage::Failed(error) => return Poll::Ready(Err(error.clone())),
-            Stage::Waiting | Stage::Accepted => {
-                return Poll::Ready(Err(self.error(Failure::Violation(Code::Protocol))));
-            }
-        }
         loop {
-            let item = ready!(self.poll_frame(cx))?;
-            let Stage::Body(length) = &mut self.stage else {
-                return Poll::Ready(Err(self.unexpected(&item)));
-            };
-            match item {
-                CallItem::Frame(CallFrame::Data(_)) => {}
-                CallItem::Body(piece) if length.add(piece.len() as u64).is_ok() => {
-                    return Poll::Ready(Ok(Some(Piece::Data(piece))));
+            match &mut self.stage {
+                Stage::Headed { intake, .. } => {
+                    if let Some(piece) = intake.ready() {
+                        return Poll::Ready(Ok(piece));
+                    }
                 }
-                CallItem::Frame(CallFrame::End(trailers)) if length.end().is_ok() => {
-                    self.complete(cx);
-                    return Poll::Ready(Ok(Some(Piece::End(trailers))));
+                Stage::Failed(error) => return Poll::Ready(Err(error.clone())),
+                Stage::Waiting | Stage::Accepted => {
+                    return Poll::Ready(Err(self.error(Failure::Violation(Code::Protocol))));
                 }
-                CallItem::Body(_) | CallItem::Frame(CallFrame::End(_)) => {
-                    return Poll::Ready(Err(self.fail(Failure::Length, Code::BackendProtocol)));
-                }
-                item @ CallItem::Frame(_) => return Poll::Ready(Err(self.unexpected(&item))),
             }
+            ready!(self.poll_intake(cx))?;
+        }
+    }
+
+    /// Takes the next item of the body.
+    fn poll_intake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        let item = ready!(self.poll_frame(cx))?;
+        let Stage::Headed { intake, .. } = &mut self.stage else {
+            return Poll::Ready(Err(self.unexpected(&item)));
+        };
+        match intake.take(item) {
+            Ok(()) => {
+                if intake.is_whole() {
+                    self.complete(cx);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(Failure::Violation(code)) => {
+                let error = violation(self.shared.slot.connection(), code);
+                self.stage = Stage::Failed(error.clone());
+                Poll::Ready(Err(error))
+            }
+            Err(Failure::Length) => {
+                Poll::Ready(Err(self.fail(Failure::Length, Code::BackendProtocol)))
+            }
+            Err(failure) => Poll::Ready(Err(self.fail(failure, Code::NotWanted))),
         }
     }
 
@@ -207,7 +240,6 @@ impl AnswerReader {
     /// The last word was read. A FIN that has come is taken; one that has not carries no meaning.
     fn complete(&mut self, cx: &mut Context<'_>) {
         self.shared.complete();
-        self.stage = Stage::Complete;
         self.frames.recv().stop_on_drop_with(Code::NotWanted);
         // The decoder lets nothing pass behind the last word.
         drop(self.frames.poll_item(cx));
@@ -254,10 +286,23 @@ impl AnswerReader {
     }
 
     fn is_over(&self) -> bool {
-        match self.stage {
-            Stage::Complete | Stage::Failed(_) => true,
-            Stage::Waiting | Stage::Accepted | Stage::Body(_) => false,
+        match &self.stage {
+            Stage::Headed { intake, .. } => intake.is_whole(),
+            Stage::Failed(_) => true,
+            Stage::Waiting | Stage::Accepted => false,
         }
+    }
+}
+
+/// How many bytes the body has to have: none where HTTP permits none, whatever the head declares.
+fn expected_length(head: &Head, method: &Method) -> Option<u64> {
+    let bodiless = *method == Method::HEAD
+        || head.status == StatusCode::NO_CONTENT
+        || head.status == StatusCode::NOT_MODIFIED;
+    if bodiless {
+        Some(0)
+    } else {
+        head.declared_length(method)
     }
 }
 

@@ -96,6 +96,85 @@ async fn acceptance_may_wait_for_company_but_not_for_long() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_declared_body_is_known_with_its_last_byte() {
+    let link = Link::up().await;
+    let mut open = post();
+    length(&mut open.headers, 8);
+    let (mut call, mut taken) = link.call(open).await;
+    assert!(!taken.body.is_complete());
+    call.request
+        .data(Bytes::from_static(b"question"))
+        .await
+        .unwrap();
+    {
+        // Without the end, the last byte is held back.
+        let mut next = std::pin::pin!(taken.body.next());
+        call.request.end(HeaderMap::new()).await.unwrap();
+        let piece = done("request", next.as_mut()).await.unwrap();
+        assert_eq!(piece, Some(Piece::Data(Bytes::from_static(b"question"))));
+    }
+    assert!(taken.body.is_complete());
+
+    let mut head = ok();
+    length(&mut head.headers, 6);
+    taken.answer.head(head).await.unwrap();
+    taken
+        .answer
+        .data(Bytes::from_static(b"answer"))
+        .await
+        .unwrap();
+    done("head", call.answer.head()).await.unwrap();
+    let mut watch = std::pin::pin!(taken.answer.cancelled());
+    taken.answer.end(HeaderMap::new()).await.unwrap();
+    let piece = done("answer", call.answer.next()).await.unwrap();
+    assert_eq!(piece, Some(Piece::Data(Bytes::from_static(b"answer"))));
+    assert!(call.answer.is_complete() && call.answer.is_drained());
+    // Who has as many bytes as were declared asks no further, and has given nothing up.
+    drop(call.answer);
+    done("idle", link.relay.idle()).await;
+    assert!(futures_util::poll!(watch.as_mut()).is_pending());
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_behind_its_last_byte_is_not_whole() {
+    let link = Link::up().await;
+    let (mut call, mut taken) = link.call(post()).await;
+    let mut head = ok();
+    length(&mut head.headers, 6);
+    taken.answer.head(head).await.unwrap();
+    taken
+        .answer
+        .data(Bytes::from_static(b"answer"))
+        .await
+        .unwrap();
+    done("head", call.answer.head()).await.unwrap();
+    taken.answer.abort(Code::BackendReset).await.unwrap();
+    let error = done("cut", call.answer.next()).await.unwrap_err();
+    assert_eq!(error.failure, Failure::Aborted(Code::BackendReset));
+}
+
+#[tokio::test]
+async fn a_request_or_an_answer_without_a_body_is_seen_to_have_none() {
+    let link = Link::up().await;
+    let call = link
+        .relay
+        .open_call(open(Method::GET, "/v1/models"))
+        .await
+        .unwrap();
+    call.request.end(HeaderMap::new()).await.unwrap();
+    let mut taken = done("taken", take_call(&link.agent)).await;
+    assert!(taken.body.is_complete());
+    assert!(RequestBody::new(taken.body, None).is_end_stream());
+    let mut head = ok();
+    length(&mut head.headers, 0);
+    taken.answer.head(head).await.unwrap();
+    taken.answer.end(HeaderMap::new()).await.unwrap();
+    let mut answer = call.answer;
+    done("head", answer.head()).await.unwrap();
+    assert!(AnswerBody::new(answer, Some(0)).is_end_stream());
+}
+
+#[tokio::test]
 async fn each_event_passes_without_waiting_for_the_next() {
     let link = Link::up().await;
     let (mut call, mut taken) = link.call(post()).await;

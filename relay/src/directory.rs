@@ -1,7 +1,7 @@
 //! Who serves what: for each tenant and connector, the links and what they offer.
 //!
 //! Readers take immutable snapshots and never wait. Writers change a tenant's book under its own
-//! lock and publish at most one snapshot per [`crate::limits::REBUILD_EVERY`]; that a link left, drains or was
+//! lock and publish at most one snapshot per [`REBUILD_EVERY`]; that a link left, drains or was
 //! superseded is seen at once, by a flag in the link that every snapshot shares.
 //!
 //! Links are registered and unregistered by id, through a guard, so that a late goodbye can never
@@ -17,9 +17,11 @@ use arc_swap::ArcSwap;
 use culvert_certs::TenantName;
 use culvert_wire::{ServiceHealth, ServiceOffer};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::book::{CapReached, Newcomer, Tenant};
 use crate::handle::Link;
+use crate::limits::REBUILD_EVERY;
 use crate::link::LinkEntry;
 use crate::view::TenantView;
 
@@ -121,12 +123,12 @@ impl<H> Directory<H> {
         })
     }
 
-    /// Waits until the snapshot of `tenant` says what is true now; at once if it does already.
+    /// Waits until the snapshot of `tenant` says what is true now; at once if it does already, and
+    /// no longer than a snapshot takes where somebody publishes.
     pub(crate) async fn caught_up(&self, tenant: &Tenant<H>) {
         let mut revision = tenant.revision.subscribe();
         if self.behind().contains_key(&tenant.name) {
-            // It fails only with the tenant itself.
-            revision.changed().await.ok();
+            drop(timeout(2 * REBUILD_EVERY, revision.changed()).await);
         }
     }
 
@@ -265,7 +267,7 @@ pub(crate) mod tests {
     use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
     use super::*;
-    use crate::limits::{MAX_AGENTS, MAX_LINKS, REBUILD_EVERY};
+    use crate::limits::{MAX_AGENTS, MAX_LINKS};
     use crate::link::{LinkId, LinkState};
 
     /// A link of agent `agent` to be, in its start `instance`, as connection `session`/0.

@@ -130,25 +130,21 @@ async fn bind_both(
     tls: &ServerTls,
     keys: &ResetKeys,
 ) -> Result<(TcpListener, QuicListener), BindError> {
-    let tries = if listen.port() == 0 { BIND_TRIES } else { 1 };
-    let mut last = None;
-    for _ in 0..tries {
-        let tcp = TcpListener::bind(listen)
-            .await
-            .map_err(|error| BindError::Tcp(listen, error))?;
-        let address = tcp
-            .local_addr()
-            .map_err(|error| BindError::Tcp(listen, error))?;
+    let mut tries = if listen.port() == 0 { BIND_TRIES } else { 1 };
+    loop {
+        let cannot_listen = |error| BindError::Tcp(listen, error);
+        let tcp = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+        let address = tcp.local_addr().map_err(cannot_listen)?;
         let options = UdpOptions {
             dual_stack: address.is_ipv6(),
             ..UdpOptions::default()
         };
         match QuicListener::bind(address, tls.link(), keys.clone(), options) {
             Ok(udp) => return Ok((tcp, udp)),
-            Err(error) => last = Some(BindError::Udp(address, error)),
+            Err(error) if tries <= 1 => return Err(BindError::Udp(address, error)),
+            Err(_) => tries -= 1,
         }
     }
-    Err(last.unwrap_or(BindError::NotAPlane))
 }
 
 /// Takes connections for as long as this replica stays; each handshake is waited for elsewhere.

@@ -154,6 +154,9 @@ async fn a_relay_that_is_dropped_ends_everything_of_it() {
         .await
         .map(|_| ())
         .unwrap_err();
+    // Nobody publishes snapshots any more, and a call does not wait for one.
+    let failed = world.call(get()).await.map(|_| ()).unwrap_err();
+    assert_eq!(failed.code, Code::NoLink);
     assert_eq!(
         world.relay.serve(std::future::pending()).await,
         Err(AlreadyServed)

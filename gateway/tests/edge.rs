@@ -423,3 +423,22 @@ async fn the_admin_listener_asks_for_a_key() {
     let answer = Answer::parse(&exchange(world.admin, request).await);
     assert_eq!(answer.status, 401);
 }
+
+#[tokio::test]
+async fn machines_ask_the_admin_listener_without_a_key() {
+    let world = World::start().await;
+    world.send("GET /v1/models", &[&world.bearer()], "").await;
+    let get = async |path: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: 10.0.0.9\r\nconnection: close\r\n\r\n");
+        Answer::parse(&exchange(world.admin, head.as_bytes()).await)
+    };
+    assert_eq!(get("/healthz").await.status, 200);
+    assert_eq!(get("/readyz").await.status, 200);
+    let metrics = get("/metrics").await;
+    assert_eq!(metrics.status, 200);
+    let counted = "culvert_gateway_requests_total{kind=\"models\",code=\"ok\"} 1";
+    for name in [counted, "culvert_relay_calls_active"] {
+        assert!(metrics.body.contains(name), "{name}: {}", metrics.body);
+    }
+    assert!(!metrics.body.contains(&world.key));
+}

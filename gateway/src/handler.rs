@@ -30,7 +30,7 @@ use crate::{
     exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
     intake::{self, Intake, Payload, Terms},
     late::Coming,
-    limit::{BodyBudget, HELD_BUDGET, UpBody},
+    limit::{self, BodyBudget, HELD_BUDGET, UpBody},
     mcp::origin::Origins,
     metrics::EdgeMetrics,
     model::{
@@ -138,13 +138,23 @@ impl Handler {
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
     {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let endpoint = Endpoint::parse(&head.method, &head.uri);
         let mut exchange = self.desk.begin(&head, &peer, &endpoint);
         if let Some(answer) = self.desk.cors().preflight(&head) {
             return exchange.own(answer);
         }
-        match Box::pin(self.phases(&mut exchange, endpoint, head, body, &peer)).await {
+        let admitted = self
+            .authenticate(&mut exchange, &mut head)
+            .and_then(|key| Ok((key, endpoint?)));
+        let (key, endpoint) = match admitted {
+            Ok(admitted) => admitted,
+            Err(problem) => {
+                limit::discard(&head.headers, body).await;
+                return exchange.refuse(&problem);
+            }
+        };
+        match Box::pin(self.phases(&mut exchange, key, endpoint, head, body, &peer)).await {
             Ok(Done::Here(answer)) => exchange.own(answer),
             Ok(Done::Away(answered, before)) => Box::pin(exchange.pass(*answered, before)).await,
             Ok(Done::Late(coming)) => exchange.early(coming),
@@ -155,16 +165,15 @@ impl Handler {
     async fn phases<B>(
         &self,
         exchange: &mut Exchange<'_>,
-        endpoint: Result<Endpoint, Problem>,
-        mut head: Parts,
+        key: KeyView,
+        endpoint: Endpoint,
+        head: Parts,
         body: B,
         peer: &Peer,
     ) -> Result<Done, Problem>
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
     {
-        let key = self.authenticate(exchange, &mut head)?;
-        let endpoint = endpoint?;
         let intake = self.limit(exchange, &endpoint, head, body, peer).await?;
         match self.route(exchange, &key, endpoint, intake)? {
             Routed::Here(answer) => Ok(Done::Here(answer)),

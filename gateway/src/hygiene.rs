@@ -167,16 +167,24 @@ fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 }
 
 fn remove_each(headers: &mut HeaderMap, names: &[&str]) {
-    for name in names {
-        headers.remove(*name);
-    }
+    remove_where(headers, |name| names.contains(&name));
 }
 
 fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
+    remove_where(headers, |name| {
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
+    });
+}
+
+/// Names are compared with `-` for `_`: many backends read both spellings as one variable.
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     let matching = |name: &&HeaderName| {
-        prefixes
-            .iter()
-            .any(|prefix| name.as_str().starts_with(prefix))
+        let name = name.as_str();
+        if name.contains('_') {
+            unwanted(&name.replace('_', "-"))
+        } else {
+            unwanted(name)
+        }
     };
     let names: Vec<HeaderName> = headers.keys().filter(matching).cloned().collect();
     for name in names {
@@ -242,6 +250,24 @@ mod tests {
                 "x-forwarded-proto: http",
             ]
         );
+    }
+
+    #[test]
+    fn another_spelling_is_the_same_name() {
+        let mut headers = map(&[
+            ("x_tfy_metadata", "{}"),
+            ("x_culvert-tenant", "other"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("x-real_ip", "127.0.0.1"),
+            ("x_team", "a"),
+        ]);
+        clean_request(&mut headers, source());
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-forwarded-for", "x-forwarded-proto", "x_team"]);
+        let mut headers = map(&[("x_culvert_zone", "FAKE"), ("set_cookie", "a=b")]);
+        clean_answer(&mut headers);
+        assert!(headers.keys().all(|name| !name.as_str().contains('_')));
     }
 
     #[test]

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap,
+    header::{CONTENT_LENGTH, EXPECT},
+};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{
@@ -38,6 +41,10 @@ const BUDGET_UNIT: usize = 4 * 1024;
 const HELD_IDLE: Duration = Duration::from_secs(30);
 /// Longest time for the whole of a body that is held: 32 MiB at 1 Mbit/s take 4.5 minutes.
 const HELD_TOTAL: Duration = Duration::from_secs(300);
+/// How much of a body that is not wanted is read away, in bytes and time, so that the caller sees the
+/// answer before the connection is closed: bytes that nobody has read would reset it.
+const DISCARDED: usize = 256 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 /// Longest silence of a caller in the middle of a body that is passed on as it comes.
 const STREAMED_IDLE: Duration = Duration::from_secs(300);
 
@@ -79,11 +86,32 @@ impl BodyBudget {
         }
     }
 
-    /// Reads a body to its end, and holds it.
+    /// Reads a body to its end, and holds it. What is not wanted is read away.
     pub async fn hold<B>(
         &self,
         headers: &HeaderMap,
-        body: B,
+        mut body: B,
+        read: &AtomicU64,
+    ) -> Result<HeldBody, Problem>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let held = self.fill(headers, &mut body, read).await;
+        // After a time-out or a broken body nothing more comes.
+        let refused = held.as_ref().err().map(Problem::code);
+        if matches!(
+            refused,
+            Some(CallerCode::BodyTooLarge | CallerCode::Overloaded)
+        ) {
+            discard(headers, body).await;
+        }
+        held
+    }
+
+    async fn fill<B>(
+        &self,
+        headers: &HeaderMap,
+        body: &mut B,
         read: &AtomicU64,
     ) -> Result<HeldBody, Problem>
     where
@@ -92,7 +120,6 @@ impl BodyBudget {
         if declared(headers).is_some_and(|length| length > MAX_HELD_BODY as u64) {
             return Err(too_large());
         }
-        let mut body = body;
         let mut share = Share {
             permit: None,
             budget: self.clone(),
@@ -101,10 +128,10 @@ impl BodyBudget {
         let end = Instant::now() + HELD_TOTAL;
         loop {
             let deadline = end.min(Instant::now() + HELD_IDLE);
-            let Some(frame) = timeout_at(deadline, body.frame())
+            let frame = timeout_at(deadline, body.frame())
                 .await
-                .map_err(|_| too_slow())?
-            else {
+                .map_err(|_| too_slow())?;
+            let Some(frame) = frame else {
                 return Ok(HeldBody {
                     bytes: held.join(),
                     share,
@@ -283,6 +310,25 @@ impl<B: Body<Data = Bytes> + Unpin> Streamed<B> {
             self.read.fetch_add(length as u64, Ordering::Relaxed);
             Ok(frame)
         }))
+    }
+}
+
+/// Reads away the rest of a body that is not wanted, within bounds. A caller that waits for
+/// `100 Continue` has sent nothing, and must not be asked to.
+pub async fn discard<B>(headers: &HeaderMap, mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let deadline = Instant::now() + DISCARD_TIME;
+    let mut left = DISCARDED;
+    while left > 0 && !body.is_end_stream() {
+        let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else {
+            return;
+        };
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
     }
 }
 
@@ -469,5 +515,20 @@ mod tests {
             HeaderValue::from_bytes(&vec![b'a'; MAX_HEAD_BYTES]).unwrap(),
         );
         assert!(check_head(&headers).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_wanted_is_read_away_within_bounds() {
+        let began = Instant::now();
+        discard(&HeaderMap::new(), script(&[10], true)).await;
+        assert_eq!(began.elapsed(), DISCARD_TIME);
+        let mut endless = script(&[DISCARDED / 4; 16], true);
+        discard(&HeaderMap::new(), &mut endless).await;
+        assert_eq!((endless.0.len(), began.elapsed()), (12, DISCARD_TIME));
+        let mut headers = HeaderMap::new();
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        let mut waiting = script(&[10], true);
+        discard(&headers, &mut waiting).await;
+        assert_eq!(waiting.0.len(), 1);
     }
 }

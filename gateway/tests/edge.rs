@@ -301,6 +301,12 @@ async fn bodies_and_heads_have_limits() {
         (too_large.status, too_large.code().as_str()),
         (413, "body_too_large")
     );
+    let rest = "x".repeat(200 * 1024);
+    let refused = world.send("POST /v1/chat/completions", &[], &rest).await;
+    assert_eq!(
+        refused.status, 401,
+        "the answer comes before the end of the connection"
+    );
     let twice = world
         .send(
             "POST /v1/embeddings",

@@ -28,7 +28,7 @@ const DROPPED_PREFIXES: &[&str] = &["proxy-", "x-culvert-"];
 #[derive(Clone, PartialEq, Eq)]
 pub struct HeaderRules {
     inject: Vec<(HeaderName, HeaderValue)>,
-    pass: Vec<String>,
+    pass: Vec<HeaderName>,
 }
 
 /// Why a header cannot be injected or passed.
@@ -72,10 +72,7 @@ impl HeaderRules {
                 (name, value)
             })
             .collect();
-        Ok(Self {
-            inject,
-            pass: pass.iter().map(canonical).collect(),
-        })
+        Ok(Self { inject, pass })
     }
 
     /// What is sent to a backend whose authority is `host`, of what the caller sent.
@@ -111,7 +108,7 @@ impl HeaderRules {
 
     /// The names of what passes.
     pub fn passed_names(&self) -> impl Iterator<Item = &str> {
-        self.pass.iter().map(String::as_str)
+        self.pass.iter().map(HeaderName::as_str)
     }
 
     fn drops(&self, name: &HeaderName, named: &[String]) -> bool {
@@ -126,7 +123,12 @@ impl HeaderRules {
         if canon == "content-length" && name != header::CONTENT_LENGTH {
             return true;
         }
-        is_private(&canon) && !self.pass.contains(&canon)
+        // Beside the one spelling that the gateway sets, or that `pass` names, another would be
+        // read as the same variable.
+        if is_provenance(&canon) && name.as_str() != canon {
+            return true;
+        }
+        is_private(&canon) && !self.pass.contains(name)
     }
 }
 
@@ -169,6 +171,11 @@ fn is_hop_by_hop(canon: &str) -> bool {
 
 fn is_private(canon: &str) -> bool {
     DROPPED.contains(&canon) || DROPPED_PREFIXES.iter().any(|p| canon.starts_with(p))
+}
+
+/// What says where a call came from: the gateway's to say, in the spelling with `-`.
+fn is_provenance(canon: &str) -> bool {
+    canon == "forwarded" || canon == "x-real-ip" || canon.starts_with("x-forwarded-")
 }
 
 impl std::fmt::Debug for HeaderRules {
@@ -250,6 +257,23 @@ mod tests {
         assert_eq!(out["authorization"], "user");
         assert_eq!(out["x-tfy-metadata"], "{}");
         assert!(!out.contains_key("cookie"));
+    }
+
+    #[test]
+    fn what_passes_passes_in_its_own_spelling_only() {
+        let caller = map(&[
+            ("x-tfy-metadata", "ours"),
+            ("x_tfy_metadata", "theirs"),
+            ("X_Tfy-Metadata", "theirs"),
+            ("x-culvert_zone", "theirs"),
+            ("x-forwarded-for", "ours"),
+            ("x_forwarded_for", "theirs"),
+            ("x-real_ip", "theirs"),
+        ]);
+        let out = rules(&[], &["x-tfy-metadata", "x-culvert-zone"]).outgoing(caller, &host());
+        assert!(out.values().all(|value| value != "theirs"), "{out:?}");
+        assert_eq!(out["x-tfy-metadata"], "ours");
+        assert_eq!(out["x-forwarded-for"], "ours");
     }
 
     #[test]

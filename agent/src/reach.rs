@@ -111,7 +111,7 @@ fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
 }
 
 /// The IPv4 address that an IPv6 address leads to: v4-mapped, v4-compatible, 6to4, NAT64
-/// (well-known and local-use prefix) and Teredo.
+/// (well-known prefix) and Teredo.
 fn unwrap(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = ip else { return None };
     let s = v6.segments();
@@ -124,7 +124,6 @@ fn unwrap(ip: IpAddr) -> Option<IpAddr> {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 || low > 1 => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x64, 0xff9b, 1, .., high, low] => v4(high, low),
         [0x2001, 0, .., high, low] => v4(!high, !low),
         _ => None,
     }
@@ -150,7 +149,9 @@ const fn v6(s: [u16; 8]) -> IpAddr {
 const METADATA: &str = "cloud metadata";
 
 /// Never reached unless `networks` names them. Metadata services outside of link-local:
-/// Alibaba, Oracle, Azure's wire server, AWS (Nitro, v6), Google (v6).
+/// Alibaba, Oracle, Azure's wire server, AWS (Nitro, v6), Google (v6), Oracle (v6), Scaleway
+/// (v6). Where in an address of the local-use NAT64 prefix (RFC 8215) the IPv4 address stands
+/// is the network's choice, so all of it is special.
 const SPECIAL: &[(IpAddr, u8, &str)] = &[
     (v4(0, 0, 0, 0), 8, "unspecified"),
     (v4(169, 254, 0, 0), 16, "link-local"),
@@ -164,6 +165,13 @@ const SPECIAL: &[(IpAddr, u8, &str)] = &[
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8, "multicast"),
     (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0]), 32, METADATA),
     (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]), 128, METADATA),
+    (
+        v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]),
+        128,
+        METADATA,
+    ),
+    (v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]), 128, METADATA),
+    (v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0]), 48, "local-use NAT64"),
 ];
 
 #[cfg(test)]
@@ -234,6 +242,9 @@ mod tests {
             "2002:7f00:1::",
             "64:ff9b::169.254.169.254",
             "64:ff9b:1::169.254.169.254",
+            "64:ff9b:1:a9fe:a9:fe00:808:808",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
             "2001:0:4136:e378:8000:63bf:5601:5601",
         ] {
             assert!(check(&anywhere(), ip).is_err(), "{ip}");

@@ -73,8 +73,11 @@ impl Flags {
         self.added
             .entries()
             .map(|(kind, text)| {
-                from_flag(kind, text)
-                    .map_err(|message| ConfigError::plain(format!("--{kind} {text}: {message}")))
+                from_flag(kind, text).map_err(|message| {
+                    // The url may hold a secret.
+                    let name = text.split_once('=').map_or("", |(name, _)| name);
+                    ConfigError::plain(format!("--{kind} {name}: {message}"))
+                })
             })
             .collect()
     }

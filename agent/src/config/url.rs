@@ -21,7 +21,7 @@ pub struct ServiceUrl {
     pub base: Base,
     /// The url says `localhost` or a loopback address.
     pub loopback: bool,
-    /// As it was written, for people.
+    /// As it was written, for people, without the query: that may hold a secret.
     pub text: String,
 }
 
@@ -35,9 +35,10 @@ pub enum Scheme {
 }
 
 impl ServiceUrl {
-    /// Reads a url; what it would hide is an error.
+    /// Reads a url; what it would hide is an error. No error repeats the url: a secret may have
+    /// been expanded into it.
     pub(super) fn parse(text: &str, kind: ServiceKind) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("`{text}` is not a url: {error}"))?;
+        let url = Url::parse(text).map_err(|error| format!("not a url: {error}"))?;
         let scheme = match url.scheme() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
@@ -50,7 +51,7 @@ impl ServiceUrl {
             return Err("a query or fragment has no place here".to_owned());
         }
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
-            return Err(format!("`{text}` names no host"));
+            return Err("the url names no host".to_owned());
         };
         let loopback = match &host {
             Host::Domain(name) => {
@@ -73,9 +74,12 @@ impl ServiceUrl {
             },
             port,
             authority: HeaderValue::try_from(authority).map_err(|error| error.to_string())?,
-            base: Base::new(&url).map_err(|error| format!("`{text}`: {error}"))?,
+            base: Base::new(&url).map_err(|error| format!("the url's path: {error}"))?,
             loopback,
-            text: text.to_owned(),
+            text: match text.split_once('?') {
+                Some((shown, _)) => format!("{shown}?…"),
+                None => text.to_owned(),
+            },
         })
     }
 }

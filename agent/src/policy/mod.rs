@@ -36,7 +36,7 @@ pub struct Allow {
 }
 
 /// The path of a service's url, which everything that is sent to it begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Base {
     /// `""` or `/v1`: without a trailing slash.
     prefix: String,
@@ -142,6 +142,18 @@ impl Base {
         &self.prefix
     }
 
+    /// The names of the query of the url, in their order. Its values may be secrets.
+    pub fn query_names(&self) -> Vec<String> {
+        let query = self.whole.split_once('?').map_or("", |(_, query)| query);
+        url::form_urlencoded::parse(query.as_bytes())
+            .map(|(name, value)| {
+                // A query without names is nothing but a value.
+                let name = if value.is_empty() { "" } else { name.as_ref() };
+                name.to_owned()
+            })
+            .collect()
+    }
+
     /// Path and query that are sent to the backend.
     pub fn target(&self, admitted: &Admitted) -> String {
         if admitted.segments.is_empty() {
@@ -154,6 +166,14 @@ impl Base {
             out.push_str(query);
         }
         out
+    }
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 

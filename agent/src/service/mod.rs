@@ -177,6 +177,9 @@ fn digest(def: &ServiceDef) -> [u8; 32] {
     };
     for url in &def.urls {
         add("url", &url.text);
+        for name in url.base.query_names() {
+            add("query", &name);
+        }
     }
     if let Rules::Http(allow) = &def.rules {
         for entry in allow {

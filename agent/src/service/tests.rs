@@ -205,3 +205,26 @@ fn the_digest_knows_the_definition_and_no_secret() {
         );
     }
 }
+
+#[test]
+fn a_secret_in_the_query_of_a_url_is_neither_shown_nor_offered() {
+    let yaml = |name: &str, key: &str| {
+        format!("services:\n  - {{ name: a, kind: mcp, url: 'http://h/mcp?{name}={key}' }}\n")
+    };
+    let def = defs(&yaml("key", "s3cret")).remove(0);
+    assert_eq!(def.urls[0].text, "http://h/mcp?…");
+    assert!(!format!("{def:?}").contains("s3cret"), "{def:?}");
+    assert_eq!(digest(&def), digest(&defs(&yaml("key", "other"))[0]));
+    assert_ne!(digest(&def), digest(&defs(&yaml("token", "s3cret"))[0]));
+
+    for url in [
+        "http://h:x/?k=s3cret",
+        "http://h/%2f?k=s3cret",
+        "s3cret",
+        "http://:s3cret@h",
+    ] {
+        let yaml = format!("services:\n  - {{ name: a, kind: mcp, url: '{url}' }}\n");
+        let error = parse_text(&yaml, &Flags::default(), &Sources::SYSTEM).expect_err(url);
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+}

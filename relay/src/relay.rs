@@ -200,7 +200,7 @@ impl Relay {
     }
 
     /// Tells every agent to dial a replacement. Calls are still taken until [`Relay::drain`], so
-    /// that an edge can finish what its callers have sent; a link closes once it is idle.
+    /// that an edge can finish what its callers have sent; the links stay until then.
     pub fn announce_leaving(&self) {
         self.core.enter(Phase::Leaving);
     }

@@ -92,12 +92,21 @@ impl Serving {
                     self.publish_offer();
                 }
                 Ok(()) = phase.changed() => {
-                    if *phase.borrow_and_update() != Phase::Serving {
-                        order(&self.orders, self.core.go_away());
-                    }
+                    let phase = *phase.borrow_and_update();
+                    self.leave(phase);
                 }
                 () = check => self.recheck(),
             }
+        }
+    }
+
+    /// The links stay for as long as this replica takes calls.
+    fn leave(&self, phase: Phase) {
+        if phase != Phase::Serving {
+            order(&self.orders, self.core.go_away());
+        }
+        if phase == Phase::Draining {
+            order(&self.orders, AcceptorCommand::EndCalls);
         }
     }
 
@@ -125,6 +134,7 @@ impl Serving {
                 tracing::info!(link = %self.registration.entry().id, ?timeout, "the agent drains");
                 self.registration.leaving();
             }
+            AcceptorEvent::CallsEnd => self.registration.leaving(),
             AcceptorEvent::Hello(_) => {}
         }
     }

@@ -100,7 +100,6 @@ async fn between_announcing_and_draining_calls_are_still_taken() {
     let go = Arc::new(Notify::new());
     let agent = TestAgent::new(world.agent(), halves(&go));
     let mut link = agent.link(&world).await;
-    // The call keeps the link busy: an idle one closes once it has said goodbye.
     let first = world.call(post("x")).await.unwrap();
     world.relay.announce_leaving();
     go_away(&mut link).await;
@@ -113,10 +112,18 @@ async fn between_announcing_and_draining_calls_are_still_taken() {
         (first.as_str(), second.as_str()),
         ("half whole", "half whole")
     );
-    link.closed().await;
+    // The link that is idle now takes a call that comes late, and then another.
+    for _ in 0..20 {
+        let late = world.call(post("z")).await.unwrap();
+        go.notify_one();
+        assert_eq!(text(late).await, "half whole");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(link.connection.end(), None);
     assert!(world.is_serving());
     world.stop.cancel();
     world.served().await;
+    link.closed().await;
 }
 
 #[tokio::test]

@@ -59,7 +59,10 @@ impl Driven for Dialer {
 
 impl Driven for Acceptor {
     fn ends_calls(event: &Self::Event) -> bool {
-        matches!(event, AcceptorEvent::Draining { .. })
+        matches!(
+            event,
+            AcceptorEvent::Draining { .. } | AcceptorEvent::CallsEnd
+        )
     }
 }
 
@@ -180,8 +183,9 @@ impl ControlStream {
     }
 
     /// Closes the connection. Where the machine's last frame says why, it has to arrive first:
-    /// a close would overtake it.
+    /// a close would overtake it; and a call that is opened meanwhile would be cut by it.
     async fn close(&mut self, end: &DriveEnd) {
+        self.connection.end_calls();
         if let DriveEnd::Machine(last) = end
             && tells_the_peer(last)
         {

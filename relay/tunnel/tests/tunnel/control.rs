@@ -120,6 +120,45 @@ async fn a_session_is_greeted_offered_and_drained() {
 }
 
 #[tokio::test]
+async fn a_replica_that_leaves_keeps_an_idle_link_until_no_calls_come() {
+    let link = Link::up().await;
+    let (mut agent, mut relay) = drive(&link).await;
+    greet(&mut agent, &mut relay).await;
+    let (leave_in, smear) = (Duration::from_secs(60), Duration::ZERO);
+    relay
+        .command(AcceptorCommand::GoAway { leave_in, smear })
+        .await;
+    assert!(matches!(agent.event().await, DialerEvent::GoAway(_)));
+    let (call, taken) = link.call(post()).await;
+    relay.command(AcceptorCommand::EndCalls).await;
+    assert_eq!(relay.event().await, AcceptorEvent::CallsEnd);
+    assert_eq!(
+        link.relay.open_call(post()).await.unwrap_err(),
+        OpenError::Draining
+    );
+    assert_eq!(link.relay.end(), None, "a call is in flight");
+    drop((call, taken));
+    let ended = relay.driving.output("left").await;
+    assert_eq!(ended, DriveEnd::Machine(End::Left { clean: true }));
+}
+
+/// The last words take a round trip, and a call that was opened in it would be cut.
+#[tokio::test]
+async fn no_call_is_opened_while_the_last_words_are_on_their_way() {
+    let link = Link::up().await;
+    let (mut agent, mut relay) = drive(&link).await;
+    greet(&mut agent, &mut relay).await;
+    relay.command(AcceptorCommand::Close(Code::Duplicate)).await;
+    // The driver's turn comes when this one yields; the agent reads nothing meanwhile.
+    tokio::task::yield_now().await;
+    assert_eq!(
+        link.relay.open_call(post()).await.unwrap_err(),
+        OpenError::Draining
+    );
+    relay.driving.output("closed").await;
+}
+
+#[tokio::test]
 async fn a_rejection_arrives_before_the_close_that_follows_it() {
     for _ in 0..20 {
         let link = Link::up().await;

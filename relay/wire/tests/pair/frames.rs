@@ -110,6 +110,7 @@ pub(crate) fn any_acceptor_command(random: &mut Random) -> Option<AcceptorComman
             smear: Duration::MAX,
         },
         5 => AcceptorCommand::Planes(Bytes::new()),
+        6 => AcceptorCommand::EndCalls,
         _ => return None,
     })
 }

@@ -268,14 +268,16 @@ fn a_replica_leaves_when_idle_or_at_its_deadline() {
             smear: Duration::from_millis(smear),
         };
         world.at(leave, Action::Relay(command));
+        let last_call = leave + world.random.below(10 * SECOND);
+        world.at(last_call, Action::Relay(AcceptorCommand::EndCalls));
         world.run(leave + 60 * SECOND);
         let (end, when) = world.relay.end.clone().expect("the replica leaves");
         let clean = world.relay.calls == 0;
         assert_eq!(end, End::Left { clean });
         assert!(when <= leave + leave_in + SLACK);
         assert!(
-            when >= leave + smear.min(leave_in),
-            "agents have time to dial"
+            when >= last_call.max(leave + smear).min(leave + leave_in),
+            "agents have time to dial, and callers to call"
         );
         assert!(
             clean || when >= leave + leave_in,
@@ -286,6 +288,7 @@ fn a_replica_leaves_when_idle_or_at_its_deadline() {
             .last_call
             .1
             .max(leave + smear)
+            .max(last_call)
             .min(leave + leave_in);
         assert!(!clean || when <= idle + SLACK, "it ends early when idle");
         assert!(world.agent.end.is_some(), "the agent hears of it");

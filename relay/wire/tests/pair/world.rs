@@ -479,6 +479,7 @@ impl World {
                 self.seen.draining = Some(self.now);
                 self.may_open = false;
             }
+            AcceptorEvent::CallsEnd => self.may_open = false,
             AcceptorEvent::Health(_) => {}
         }
     }
@@ -525,7 +526,6 @@ impl World {
     }
 
     fn order_relay(&mut self, command: AcceptorCommand) {
-        self.may_open &= !matches!(command, AcceptorCommand::GoAway { .. });
         let now = self.instant();
         self.relay.machine.handle_command(now, command);
         self.wake_relay(false);

@@ -22,13 +22,17 @@ pub enum AcceptorCommand {
     Planes(Bytes),
     /// Tell the agent of a revocation.
     Revoked(Bytes),
-    /// The replica leaves. At most an hour, and a smear of at most five minutes.
+    /// The replica leaves. At most an hour, and a smear of at most five minutes. Calls may still be
+    /// opened, so that the link stays, idle or not, until [`AcceptorCommand::EndCalls`].
     GoAway {
         /// How long calls may take to finish.
         leave_in: Duration,
         /// The span in which agents dial their replacements.
         smear: Duration,
     },
+    /// No new calls come to a replica that leaves: the link is closed once it is idle. Nothing
+    /// before [`AcceptorCommand::GoAway`].
+    EndCalls,
     /// A call has been without its first answer frame for a second, or somebody has another doubt.
     Suspect,
     /// The probe of an [`AcceptorEvent::Probe`] was answered.
@@ -68,4 +72,7 @@ pub enum AcceptorEvent {
         /// How long it lets calls finish.
         timeout: Duration,
     },
+    /// The answer to [`AcceptorCommand::EndCalls`]: open no call from now on. The link is judged
+    /// idle only by an observation that is made after this event.
+    CallsEnd,
 }

@@ -60,10 +60,11 @@ enum State {
     Draining {
         deadline: Instant,
     },
-    /// We leave: at the deadline, or when idle after the smear.
+    /// We leave: at the deadline, or when idle after the smear and after the last new call.
     Leaving {
         deadline: Instant,
         smeared: Instant,
+        calls_ended: bool,
     },
     Closed(End),
 }
@@ -232,7 +233,17 @@ impl Acceptor {
         self.state = State::Leaving {
             deadline: now + leave_in,
             smeared: now + smear,
+            calls_ended: matches!(self.state, State::Draining { .. }),
         };
+    }
+
+    fn end_calls(&mut self) {
+        if let State::Leaving {
+            calls_ended: false, ..
+        } = self.state
+        {
+            self.events.push_back(AcceptorEvent::CallsEnd);
+        }
     }
 
     fn probe(&mut self, nonce: Option<u64>) {
@@ -256,7 +267,11 @@ impl Acceptor {
             State::Draining { deadline } if now >= deadline => {
                 self.close(End::Drained { clean: idle });
             }
-            State::Leaving { deadline, smeared } if now >= deadline || idle && now >= smeared => {
+            State::Leaving {
+                deadline,
+                smeared,
+                calls_ended,
+            } if now >= deadline || calls_ended && idle && now >= smeared => {
                 self.close(End::Left { clean: idle });
             }
             State::Waiting { .. }
@@ -274,7 +289,11 @@ impl Acceptor {
             State::Waiting { deadline }
             | State::Deciding { deadline }
             | State::Draining { deadline } => Some(deadline),
-            State::Leaving { deadline, smeared } if idle => Some(deadline.min(smeared)),
+            State::Leaving {
+                deadline,
+                smeared,
+                calls_ended: true,
+            } if idle => Some(deadline.min(smeared)),
             State::Leaving { deadline, .. } => Some(deadline),
             State::Serving | State::Closed(_) => None,
         }
@@ -308,6 +327,7 @@ impl Machine for Acceptor {
             AcceptorCommand::Planes(signed) => self.outbox.planes = Some(signed),
             AcceptorCommand::Revoked(signed) => self.outbox.revoked(signed),
             AcceptorCommand::GoAway { leave_in, smear } => self.go_away(now, leave_in, smear),
+            AcceptorCommand::EndCalls => self.end_calls(),
             AcceptorCommand::Suspect => {
                 if self.is_live() {
                     let probe = self.prober.suspect(now);
@@ -350,7 +370,14 @@ impl Machine for Acceptor {
     }
 
     fn poll_event(&mut self) -> Option<AcceptorEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        // Only now does the owner open no more, and what it counts from here on is all there is.
+        if let AcceptorEvent::CallsEnd | AcceptorEvent::Draining { .. } = event
+            && let State::Leaving { calls_ended, .. } = &mut self.state
+        {
+            *calls_ended = true;
+        }
+        Some(event)
     }
 
     fn poll_frame(&mut self, now: Instant) -> Option<ControlFrame> {

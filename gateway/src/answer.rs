@@ -27,6 +27,7 @@ use crate::{
     blame,
     dialect::Dialect,
     error::Problem,
+    hygiene,
     model::{stored::Remember, usage::UsageTap},
     record::{Guard, Note},
     sse::{self, Position},
@@ -315,7 +316,7 @@ where
                 }
                 Err(trailers) => {
                     self.state = State::Open(body);
-                    Poll::Ready(Some(Ok(trailers)))
+                    Poll::Ready(Some(Ok(cleaned(trailers))))
                 }
             },
         }
@@ -343,6 +344,17 @@ where
                 }
             }
         }
+    }
+}
+
+/// Trailers without what a backend may not say.
+fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            hygiene::clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(other) => other,
     }
 }
 
@@ -406,6 +418,7 @@ mod tests {
         Wait(Duration),
         Hang,
         Fail(Code),
+        Trailers(&'static [(&'static str, &'static str)]),
     }
 
     struct Script {
@@ -437,6 +450,11 @@ mod tests {
                     Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
                 }
                 Some(Step::Fail(code)) => Poll::Ready(Some(Err(code))),
+                Some(Step::Trailers(pairs)) => {
+                    let pairs = pairs.iter();
+                    let all = pairs.map(|(n, v)| (n.parse().unwrap(), HeaderValue::from_static(v)));
+                    Poll::Ready(Some(Ok(Frame::trailers(all.collect()))))
+                }
                 Some(Step::Hang) => {
                     self.steps.push_front(Step::Hang);
                     Poll::Pending
@@ -545,6 +563,24 @@ mod tests {
             ("ok", text.len() as u64)
         );
         assert_eq!((record.tokens_in, record.tokens_out), (Some(2), Some(3)));
+    }
+
+    #[tokio::test]
+    async fn trailers_say_no_more_than_a_head_may() {
+        let trailers: &[_] = &[
+            ("set-cookie", "a=b"),
+            ("access-control-allow-origin", "*"),
+            ("x_culvert_zone", "FAKE"),
+            ("x-request-id", "FAKE"),
+            ("x-sum", "1"),
+        ];
+        let steps = vec![Step::Data("a"), Step::Trailers(trailers)];
+        let mut case = case(Dialect::OpenAi, &[], steps);
+        assert!(case.body.frame().await.unwrap().unwrap().is_data());
+        let frame = case.body.frame().await.unwrap().unwrap();
+        let left = frame.into_trailers().unwrap();
+        let names: Vec<_> = left.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!(names, ["x-sum"]);
     }
 
     #[tokio::test]

@@ -66,6 +66,15 @@ const NOT_FROM_BACKENDS: [&str; 9] = [
     "server-timing",
 ];
 
+/// What the head of an answer says in our words, and trailers may not say over again.
+const NOT_AGAIN: [&str; 5] = [
+    "cache-control",
+    "content-security-policy",
+    "vary",
+    "x-content-type-options",
+    "x-request-id",
+];
+
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -114,6 +123,14 @@ pub fn clean_answer(headers: &mut HeaderMap) {
         HeaderValue::from_static("authorization, x-api-key"),
     );
     make_private(headers);
+}
+
+/// Removes from the trailers of an answer what its head may not say either.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    remove_each(trailers, &NOT_FROM_BACKENDS);
+    remove_each(trailers, &NOT_AGAIN);
+    remove_prefixed(trailers, &[OURS, "access-control-"]);
 }
 
 /// Whether the caller said that it reads trailers.

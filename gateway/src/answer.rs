@@ -315,7 +315,8 @@ where
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
                 Err(trailers) => {
-                    self.state = State::Open(body);
+                    // They are the end: HTTP servers ask for nothing after them.
+                    self.finish();
                     Poll::Ready(Some(Ok(cleaned(trailers))))
                 }
             },
@@ -581,6 +582,12 @@ mod tests {
         let left = frame.into_trailers().unwrap();
         let names: Vec<_> = left.keys().map(http::HeaderName::as_str).collect();
         assert_eq!(names, ["x-sum"]);
+        assert!(case.body.is_end_stream());
+        assert_eq!(
+            case.record().outcome,
+            "ok",
+            "nothing is asked for after them"
+        );
     }
 
     #[tokio::test]

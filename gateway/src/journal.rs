@@ -14,6 +14,8 @@ use crate::record::Record;
 pub const QUEUE: usize = 4096;
 /// Size at which the file is renamed to `<name>.1` and a new one begun, in bytes.
 const TURN_AT: u64 = 64 * 1024 * 1024;
+/// Older files that are kept, `<name>.1` the youngest: 640 MiB with the one that is written.
+const KEPT: usize = 9;
 
 /// Writes records, off the path of the calls.
 #[derive(Debug)]
@@ -97,12 +99,23 @@ impl RecordFile {
     }
 
     async fn turn(&mut self) -> io::Result<()> {
-        let mut old = self.path.clone().into_os_string();
-        old.push(".1");
-        fs::rename(&self.path, old).await?;
+        for older in (1..KEPT).rev() {
+            match fs::rename(self.old(older), self.old(older + 1)).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        fs::rename(&self.path, self.old(1)).await?;
         let (file, size) = open(&self.path).await?;
         (self.file, self.size) = (BufWriter::new(file), size);
         Ok(())
+    }
+
+    /// Where the file was put so many turns ago.
+    fn old(&self, turns: usize) -> PathBuf {
+        let mut old = self.path.clone().into_os_string();
+        old.push(format!(".{turns}"));
+        old.into()
     }
 }
 
@@ -177,5 +190,28 @@ mod tests {
         assert_eq!((old.lines().count(), new.lines().count()), (2, 1));
         let line: serde_json::Value = serde_json::from_str(new.trim()).unwrap();
         assert_eq!(line["kind"], "model");
+    }
+
+    #[tokio::test]
+    async fn a_bounded_number_of_old_files_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        let Journal::File(mut file) = Journal::open(Some(path)).await.unwrap() else {
+            panic!("not a file")
+        };
+        for turn in 0..KEPT as u32 + 3 {
+            let record = Record {
+                attempts: turn,
+                ..Record::default()
+            };
+            file.size = TURN_AT;
+            file.write(&record, true).await.unwrap();
+        }
+        for turns in 1..=KEPT {
+            let text = std::fs::read_to_string(file.old(turns)).unwrap();
+            let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+            assert_eq!(line["attempts"], KEPT + 3 - turns);
+        }
+        assert!(!file.old(KEPT + 1).exists());
     }
 }

@@ -23,6 +23,11 @@ use crate::{
     model::usage::Usage,
 };
 
+/// Longest text of a record, in bytes: what a caller can make longer would push other records out.
+const LONGEST: usize = 1024;
+/// What stands at the end of a text that was cut.
+const CUT_HERE: &str = "…";
+
 /// What is kept of one request: never a body, a key or a header's value but the metadata.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Record {
@@ -129,6 +134,38 @@ impl Record {
         self.maybe_executed = maybe_executed;
         self.status = status.or(self.status);
     }
+
+    /// Cuts every text that a caller or a backend chose the length of.
+    fn bound(&mut self) {
+        shorten(&mut self.path);
+        shorten(&mut self.method);
+        let named = [
+            &mut self.connector,
+            &mut self.service,
+            &mut self.agent,
+            &mut self.model,
+            &mut self.rpc_method,
+            &mut self.tool,
+        ];
+        named.into_iter().flatten().for_each(shorten);
+        if let Some(caller) = &mut self.caller {
+            shorten(&mut caller.tenant);
+            shorten(&mut caller.key_id);
+        }
+    }
+}
+
+/// Cuts a text that is too long for a record, between two characters, and marks it as cut.
+fn shorten(text: &mut String) {
+    if text.len() > LONGEST {
+        let mut end = LONGEST - CUT_HERE.len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(CUT_HERE);
+        text.shrink_to_fit();
+    }
 }
 
 /// Who called, as the key says.
@@ -154,8 +191,9 @@ impl Recorder {
     }
 
     /// Begins the record of a request whose head has been read.
-    pub fn begin(&self, record: Record) -> Guard {
+    pub fn begin(&self, mut record: Record) -> Guard {
         self.metrics.began(record.kind);
+        record.bound();
         Guard {
             record,
             end: End::Pending,
@@ -250,6 +288,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let total_ms = self.elapsed_ms();
         let mut record = std::mem::take(&mut self.record);
+        record.bound();
         record.total_ms = total_ms;
         record.bytes_in = self.bytes_in.load(Ordering::Relaxed);
         (record.outcome, record.code) = match self.end {
@@ -371,6 +410,25 @@ mod tests {
             sink.metrics()
                 .contains("culvert_gateway_records_lost_total 1")
         );
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_say_so() {
+        let mut sink = sink(1);
+        let mut guard = sink.recorder.begin(Record {
+            path: format!("/a{}", "é".repeat(30_000)),
+            ..record()
+        });
+        assert!(guard.fields().path.len() <= LONGEST, "from the beginning");
+        guard.fields().model = Some("m".repeat(LONGEST + 1));
+        guard.fields().tool = Some("t".repeat(LONGEST));
+        drop(guard);
+        let record = sink.records.try_recv().unwrap();
+        assert!(record.path.starts_with("/aé") && record.path.ends_with(CUT_HERE));
+        assert!(record.path.len() > LONGEST - 8);
+        assert_eq!(record.model.as_ref().unwrap().len(), LONGEST);
+        assert!(record.model.unwrap().ends_with(CUT_HERE));
+        assert_eq!(record.tool.unwrap(), "t".repeat(LONGEST));
     }
 
     #[test]

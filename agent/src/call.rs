@@ -205,7 +205,7 @@ async fn send(
     record.connected(connected.connect_time());
     let (bytes_in, _) = record.counters();
     let declared = open.declared_length();
-    let body = Passing::request(body, declared, bytes_in);
+    let body = Passing::request(body, declared, bytes_in, plan.service.def.headers.clone());
     let mut head = connected
         .backend
         .head(open.method.clone(), &plan.admitted, open.headers.clone())
@@ -245,7 +245,7 @@ async fn pass(called: Called, open: &Open, answer: &mut AnswerWriter, record: &m
     }
     let (_, bytes_out) = record.counters();
     match answer.pass(Passing::new(body, bytes_out)).await {
-        Ok(passed) if open.wants_trailers => Last::End(headers::answer(passed.trailers)),
+        Ok(passed) if open.wants_trailers => Last::End(headers::answer_trailers(passed.trailers)),
         Ok(_) => Last::End(HeaderMap::new()),
         Err(PassError::Body(failure)) => Last::Abort(code_of(failure)),
         Err(PassError::Call(error)) => last_of(error),

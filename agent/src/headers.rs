@@ -78,18 +78,24 @@ impl HeaderRules {
     /// What is sent to a backend whose authority is `host`, of what the caller sent.
     pub fn outgoing(&self, mut caller: HeaderMap, host: &HeaderValue) -> HeaderMap {
         let named = connection_named(&caller);
-        let dropped: Vec<HeaderName> = caller
-            .keys()
-            .filter(|name| self.drops(name, &named))
-            .cloned()
-            .collect();
-        for name in dropped {
-            caller.remove(name);
-        }
+        remove(&mut caller, |name| self.drops(name, &named));
         caller.insert(header::HOST, host.clone());
         for (name, value) in &self.inject {
             caller.insert(name.clone(), value.clone());
         }
+        caller
+    }
+
+    /// What is sent of the trailers that end a request. No credential, and nothing that says
+    /// where a call came from, has a place there, whatever `pass` names.
+    pub fn trailers(&self, mut caller: HeaderMap) -> HeaderMap {
+        remove(&mut caller, |name| {
+            let canon = canonical(name);
+            self.drops(name, &[])
+                || is_private(&canon)
+                || is_provenance(&canon)
+                || name == header::CONTENT_LENGTH
+        });
         caller
     }
 
@@ -137,18 +143,25 @@ const USER_AGENT: &str = concat!("culvert-agent/", env!("CARGO_PKG_VERSION"));
 /// What of a backend's answer goes back: all but what belongs to the connection.
 pub fn answer(mut headers: HeaderMap) -> HeaderMap {
     let named = connection_named(&headers);
-    let dropped: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            let canon = canonical(name);
-            is_hop_by_hop(&canon) || named.contains(&canon)
-        })
-        .cloned()
-        .collect();
+    remove(&mut headers, |name| {
+        let canon = canonical(name);
+        is_hop_by_hop(&canon) || named.contains(&canon)
+    });
+    headers
+}
+
+/// What goes back of the trailers that end an answer: nothing that frames it either.
+pub fn answer_trailers(trailers: HeaderMap) -> HeaderMap {
+    let mut trailers = answer(trailers);
+    remove(&mut trailers, |name| canonical(name) == "content-length");
+    trailers
+}
+
+fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
+    let dropped: Vec<HeaderName> = headers.keys().filter(|n| dropped(n)).cloned().collect();
     for name in dropped {
         headers.remove(name);
     }
-    headers
 }
 
 fn connection_named(headers: &HeaderMap) -> Vec<String> {
@@ -320,6 +333,26 @@ mod tests {
         assert_eq!(out["host"], "h:1");
         let back = answer(caller);
         assert!(!back.contains_key("x-hop") && !back.contains_key("transfer-encoding"));
+    }
+
+    #[test]
+    fn trailers_carry_no_more_than_headers() {
+        let sent = map(&[
+            ("authorization", "caller"),
+            ("x_team", "theirs"),
+            ("x-team", "theirs"),
+            ("x-culvert-key", "k"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("host", "evil"),
+            ("x-checksum", "abc"),
+        ]);
+        let up = rules(&[("x-team", "ours")], &["authorization"]).trailers(sent.clone());
+        assert_eq!(up, map(&[("x-checksum", "abc")]));
+        let down = answer_trailers(sent);
+        assert!(!down.contains_key("transfer-encoding") && !down.contains_key("content-length"));
+        assert_eq!(down["x-checksum"], "abc");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use culvert_tunnel::{CallError, Piece, RequestBody, RequestReader};
 use http_body::{Body, Frame, SizeHint};
 
+use crate::headers::HeaderRules;
 use crate::record::Counter;
 
 /// A body whose bytes are counted as they pass.
@@ -15,6 +16,8 @@ pub(crate) struct Passing<B> {
     first: Option<Bytes>,
     body: B,
     counter: Counter,
+    /// What trailers are bound by, where they go to a backend.
+    rules: Option<HeaderRules>,
 }
 
 impl<B> Passing<B> {
@@ -23,6 +26,7 @@ impl<B> Passing<B> {
             first: None,
             body,
             counter,
+            rules: None,
         }
     }
 }
@@ -34,6 +38,7 @@ impl Passing<RequestBody> {
         mut reader: RequestReader,
         declared: Option<u64>,
         counter: Counter,
+        rules: HeaderRules,
     ) -> Self {
         let mut first = None;
         if declared.is_none() {
@@ -47,6 +52,7 @@ impl Passing<RequestBody> {
             first,
             body: RequestBody::new(reader, declared),
             counter,
+            rules: Some(rules),
         }
     }
 }
@@ -66,12 +72,19 @@ where
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             None => Pin::new(&mut self.body).poll_frame(cx),
         };
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(data) = frame.data_ref()
-        {
+        let Poll::Ready(Some(Ok(frame))) = frame else {
+            return frame;
+        };
+        if let Some(data) = frame.data_ref() {
             self.counter.add(data.len());
         }
-        frame
+        Poll::Ready(Some(Ok(match &self.rules {
+            Some(rules) => match frame.into_trailers() {
+                Ok(trailers) => Frame::trailers(rules.trailers(trailers)),
+                Err(data) => data,
+            },
+            None => frame,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -89,4 +102,32 @@ where
 /// Names the error of a request's body for the client.
 pub(crate) fn boxed(error: CallError) -> crate::backend::BodyError {
     Box::new(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn trailers_to_a_backend_obey_the_rules_of_its_service() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("authorization", HeaderValue::from_static("theirs"));
+        trailers.insert("x-checksum", HeaderValue::from_static("abc"));
+        let frames = [
+            Ok::<_, CallError>(Frame::data(Bytes::from_static(b"x"))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let mut body = Passing::new(
+            StreamBody::new(futures_util::stream::iter(frames)),
+            Counter::default(),
+        );
+        body.rules = HeaderRules::new(Vec::new(), Vec::new()).ok();
+        let got = body.collect().await.expect("a body");
+        let trailers = got.trailers().expect("trailers");
+        assert_eq!(trailers.len(), 1, "{trailers:?}");
+        assert_eq!(trailers["x-checksum"], "abc");
+    }
 }

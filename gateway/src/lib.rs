@@ -2,6 +2,7 @@
 //!
 //! A request passes through five phases, listed in one file: authenticate, limit, route, dispatch, record.
 
+pub mod activity;
 pub mod admission;
 pub mod answer;
 pub mod auth;
@@ -38,6 +39,8 @@ pub mod route;
 pub mod serve;
 pub mod server;
 pub mod signals;
+pub mod sources;
 pub mod sse;
+pub mod stall;
 pub mod upstream;
 pub mod verbs;

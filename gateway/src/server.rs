@@ -5,10 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -24,23 +21,31 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{sleep, timeout},
+    time::{Instant, interval_at, sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    activity::{Activity, BusyBody, Look, Seen, Underway},
     answer::CutFlag,
     exchange::{EdgeAnswer, Peer},
     exit::chain,
     handler::Handler,
     limit::{MAX_HEAD_BYTES, MAX_HEADERS},
+    sources::{SourcePlace, Sources},
+    stall::Stall,
 };
 
 /// Connections of callers at once, by default: about 20 KiB each while idle.
 pub const MAX_CONNECTIONS: usize = 20_000;
+/// Which part of all connections one source address may hold over TLS.
+const SOURCE_SHARE: usize = 4;
 /// Time for the head of a request, also between two of them on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many times `HEAD_TIMEOUT` an idle connection that was told to end may take for it: the last
+/// answer may still be on its way to a slow caller.
+const IDLE_LOOKS: u32 = 10;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
 /// Silence on an HTTP/2 connection after which the caller is asked whether it lives, and the wait.
@@ -57,6 +62,7 @@ pub struct Server {
     handler: Arc<Handler>,
     builder: auto::Builder<TokioExecutor>,
     places: Arc<Semaphore>,
+    sources: Arc<Sources>,
     tasks: TaskTracker,
     /// No new connections, and no new requests on the old ones.
     stop: CancellationToken,
@@ -71,13 +77,14 @@ impl Server {
             handler,
             builder: builder(),
             places: Arc::new(Semaphore::new(connections)),
+            sources: Sources::new((connections / SOURCE_SHARE).max(1)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         }
     }
 
-    /// Accepts plain HTTP until the drain begins.
+    /// Accepts plain HTTP until the drain begins. All of it may come from the one address of a balancer.
     pub async fn accept_plain(&self, listener: TcpListener) {
         loop {
             let Some(place) = self.place().await else {
@@ -89,7 +96,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, source)) => self.open(Io::Plain(stream), source, place),
+                Ok((stream, source)) => self.open(Io::Plain(stream), source, (place, None)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a caller's connection");
                     sleep(ACCEPT_REST).await;
@@ -112,7 +119,11 @@ impl Server {
             let Some(EdgeConnection { stream, source }) = next else {
                 return;
             };
-            self.open(Io::Tls(Box::new(stream)), source, place);
+            let Some(own) = self.sources.take(source.ip()) else {
+                tracing::debug!(%source, "a source has its share of connections already");
+                continue;
+            };
+            self.open(Io::Tls(Box::new(stream)), source, (place, Some(own)));
         }
     }
 
@@ -142,7 +153,7 @@ impl Server {
         }
     }
 
-    fn open(&self, io: Io, source: SocketAddr, place: OwnedSemaphorePermit) {
+    fn open(&self, io: Io, source: SocketAddr, place: (OwnedSemaphorePermit, Option<SourcePlace>)) {
         let server = self.clone();
         self.tasks.spawn(async move {
             let connections = server.handler.metrics().connections().clone();
@@ -167,16 +178,16 @@ impl Server {
         let io = Guarded {
             io,
             cut: peer.cut.clone(),
+            stall: Stall::default(),
         };
-        let asked = Arc::new(AtomicBool::new(false));
-        let (handler, asking) = (Arc::clone(&self.handler), Arc::clone(&asked));
+        let activity = Activity::default();
+        let (handler, asking) = (Arc::clone(&self.handler), activity.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            asking.store(true, Ordering::Relaxed);
-            answer(Arc::clone(&handler), request, peer.clone())
+            answer(Arc::clone(&handler), request, peer.clone(), asking.begin())
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(io), service));
-        let mut silent = pin!(sleep(HEAD_TIMEOUT));
-        let (mut stopping, mut checked) = (false, false);
+        let mut looks = interval_at(Instant::now() + HEAD_TIMEOUT, HEAD_TIMEOUT);
+        let (mut last, mut idle, mut stopping) = (Look::default(), 0, false);
         loop {
             tokio::select! {
                 biased;
@@ -184,13 +195,17 @@ impl Server {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                // The library's own time-out starts with the first bytes only.
-                () = silent.as_mut(), if !checked => {
-                    checked = true;
-                    if !asked.load(Ordering::Relaxed) {
-                        return;
+                // The library's own time-outs start with the first bytes only, and not at all on HTTP/2.
+                _ = looks.tick() => match activity.look(&mut last) {
+                    Seen::Nothing => return,
+                    Seen::Busy => {}
+                    Seen::Idle if idle >= IDLE_LOOKS => return,
+                    Seen::Idle => {
+                        idle += 1;
+                        stopping = true;
+                        connection.as_mut().graceful_shutdown();
                     }
-                }
+                },
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(%source, error = %chain(error.as_ref()), "a caller's connection broke");
@@ -206,8 +221,10 @@ async fn answer(
     handler: Arc<Handler>,
     request: Request<Incoming>,
     peer: Peer,
-) -> Result<Response<EdgeAnswer>, Infallible> {
-    Ok(Box::pin(handler.handle(request, peer)).await)
+    underway: Underway,
+) -> Result<Response<BusyBody<EdgeAnswer>>, Infallible> {
+    let answer = Box::pin(handler.handle(request, peer)).await;
+    Ok(answer.map(|body| BusyBody::new(body, underway)))
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {
@@ -251,11 +268,13 @@ impl Io {
     }
 }
 
-/// A connection that is reset, not closed, after a cut answer: to HTTP/1.0 a close is a good end.
+/// A connection that is reset, not closed, after a cut answer: to HTTP/1.0 a close is a good end. One
+/// whose writes do not go on ends with an error.
 #[derive(Debug)]
 struct Guarded {
     io: Io,
     cut: CutFlag,
+    stall: Stall,
 }
 
 impl Drop for Guarded {
@@ -287,10 +306,12 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let this = &mut *self;
+        let written = match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        };
+        this.stall.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -298,10 +319,12 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let this = &mut *self;
+        let written = match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        };
+        this.stall.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -312,19 +335,23 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        let this = &mut *self;
+        let written = match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        this.stall.watch(cx, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.cut.is_set() {
             return Poll::Ready(Ok(()));
         }
-        match &mut self.io {
+        let this = &mut *self;
+        let written = match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        };
+        this.stall.watch(cx, written)
     }
 }

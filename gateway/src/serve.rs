@@ -15,7 +15,7 @@ use crate::{
     exit::Failure,
     node::{Node, NodeSpec},
     plane::{Advertise, PlaneSpec},
-    signals::Signals,
+    signals::{Asked, Signals},
 };
 
 /// Runs until a signal.
@@ -42,7 +42,12 @@ pub async fn run(file: GatewayFile, mut signals: Signals) -> Result<(), Failure>
         tracing::info!(links = %plane.links, advertised = %plane.advertised, plain = ?plane.plain, "the plane serves");
     }
     tracing::info!(admin = %node.admin, "control serves");
-    node.run(async move { signals.next().await }).await
+    let ended = async move {
+        while signals.any().await == Asked::Reload {
+            tracing::warn!("SIGHUP: nothing was read again, this version needs a restart for that");
+        }
+    };
+    node.run(ended).await
 }
 
 async fn open(store: &Path, control: &ControlFile) -> Result<ControlConfig, Failure> {

@@ -251,6 +251,8 @@ pub struct Streamed<B> {
     body: B,
     read: Arc<AtomicU64>,
     idle: Pin<Box<Sleep>>,
+    /// Whether we wait for the caller: not while nobody takes what it has sent.
+    waiting: bool,
 }
 
 impl<B> Streamed<B> {
@@ -260,6 +262,7 @@ impl<B> Streamed<B> {
             body,
             read,
             idle: Box::pin(tokio::time::sleep(STREAMED_IDLE)),
+            waiting: false,
         }
     }
 }
@@ -300,10 +303,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UpBody<B> {
 impl<B: Body<Data = Bytes> + Unpin> Streamed<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            if !std::mem::replace(&mut self.waiting, true) {
+                self.idle.as_mut().reset(Instant::now() + STREAMED_IDLE);
+            }
             ready!(self.idle.as_mut().poll(cx));
             return Poll::Ready(Some(Err(too_slow())));
         };
-        self.idle.as_mut().reset(Instant::now() + STREAMED_IDLE);
+        self.waiting = false;
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(|_| broken())?;
             let length = frame.data_ref().map_or(0, Bytes::len);
@@ -492,6 +498,16 @@ mod tests {
         assert!(body.frame().await.unwrap().is_ok());
         assert_eq!(body.frame().await.unwrap().unwrap_err(), too_slow());
         assert_eq!(count.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_takes_nothing_is_not_the_callers_silence() {
+        let mut body = UpBody::Streamed(Streamed::new(script(&[2], true), Arc::default()));
+        assert!(body.frame().await.unwrap().is_ok());
+        tokio::time::advance(STREAMED_IDLE * 2).await;
+        let began = Instant::now();
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), too_slow());
+        assert_eq!(began.elapsed(), STREAMED_IDLE);
     }
 
     #[test]

@@ -129,14 +129,18 @@ where
     match endpoint {
         Endpoint::Model => {
             check_json(&terms.headers)?;
-            let HeldBody { bytes, share } = budget.hold(&terms.headers, body, &count).await?;
+            let HeldBody { bytes, share } = budget
+                .hold(&terms.headers, terms.deadline, body, &count)
+                .await?;
             let model = ModelBody::parse(bytes).map_err(|error| {
                 Problem::new(CallerCode::BadRequest, error.to_string()).about("model")
             })?;
             Ok(Payload::Model(model, share))
         }
         Endpoint::Mcp(_) if terms.method == Method::POST => {
-            let HeldBody { bytes, share } = budget.hold(&terms.headers, body, &count).await?;
+            let HeldBody { bytes, share } = budget
+                .hold(&terms.headers, terms.deadline, body, &count)
+                .await?;
             let peek = Peek::at(&bytes);
             Ok(Payload::Message(bytes, peek, share))
         }

@@ -86,17 +86,19 @@ impl BodyBudget {
         }
     }
 
-    /// Reads a body to its end, and holds it. What is not wanted is read away.
+    /// Reads a body to its end, by `until` where the caller has a deadline, and holds it. What is not
+    /// wanted is read away.
     pub async fn hold<B>(
         &self,
         headers: &HeaderMap,
+        until: Option<Instant>,
         mut body: B,
         read: &AtomicU64,
     ) -> Result<HeldBody, Problem>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let held = self.fill(headers, &mut body, read).await;
+        let held = self.fill(headers, until, &mut body, read).await;
         // After a time-out or a broken body nothing more comes.
         let refused = held.as_ref().err().map(Problem::code);
         if matches!(
@@ -111,6 +113,7 @@ impl BodyBudget {
     async fn fill<B>(
         &self,
         headers: &HeaderMap,
+        until: Option<Instant>,
         body: &mut B,
         read: &AtomicU64,
     ) -> Result<HeldBody, Problem>
@@ -127,10 +130,15 @@ impl BodyBudget {
         let mut held = Pieces::default();
         let end = Instant::now() + HELD_TOTAL;
         loop {
-            let deadline = end.min(Instant::now() + HELD_IDLE);
-            let frame = timeout_at(deadline, body.frame())
-                .await
-                .map_err(|_| too_slow())?;
+            let patience = end.min(Instant::now() + HELD_IDLE);
+            let deadline = until.map_or(patience, |until| until.min(patience));
+            let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
+                if until == Some(deadline) {
+                    too_late()
+                } else {
+                    too_slow()
+                }
+            })?;
             let Some(frame) = frame else {
                 return Ok(HeldBody {
                     bytes: held.join(),
@@ -364,6 +372,11 @@ fn too_large() -> Problem {
     Problem::new(CallerCode::BodyTooLarge, what).closing()
 }
 
+fn too_late() -> Problem {
+    let what = "The deadline passed before the body had arrived.";
+    Problem::new(CallerCode::DeadlineExceeded, what).closing()
+}
+
 fn too_slow() -> Problem {
     Problem::new(CallerCode::BadRequest, "The body did not arrive in time.").closing()
 }
@@ -425,7 +438,7 @@ mod tests {
 
     async fn hold(budget: &BodyBudget, body: Script) -> Result<HeldBody, CallerCode> {
         budget
-            .hold(&HeaderMap::new(), body, &AtomicU64::new(0))
+            .hold(&HeaderMap::new(), None, body, &AtomicU64::new(0))
             .await
             .map_err(|p| p.code())
     }
@@ -448,7 +461,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(MAX_HELD_BODY + 1));
         let early = budget
-            .hold(&headers, script(&[], true), &AtomicU64::new(0))
+            .hold(&headers, None, script(&[], true), &AtomicU64::new(0))
             .await
             .unwrap_err();
         assert!(early.code() == CallerCode::BodyTooLarge && early.closes());
@@ -508,6 +521,18 @@ mod tests {
         let began = Instant::now();
         assert_eq!(body.frame().await.unwrap().unwrap_err(), too_slow());
         assert_eq!(began.elapsed(), STREAMED_IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_of_a_caller_covers_its_body() {
+        let (budget, headers) = (budget(HELD_BUDGET), HeaderMap::new());
+        let until = Some(Instant::now() + HELD_IDLE / 2);
+        let count = AtomicU64::new(0);
+        let held = budget.hold(&headers, until, script(&[1], true), &count);
+        assert_eq!(held.await.unwrap_err().code(), CallerCode::DeadlineExceeded);
+        let until = Some(Instant::now() + HELD_IDLE * 2);
+        let held = budget.hold(&headers, until, script(&[1], true), &count);
+        assert_eq!(held.await.unwrap_err(), too_slow());
     }
 
     #[test]

@@ -227,6 +227,12 @@ fn urls(
 ) -> Result<Vec<ServiceUrl>, ConfigError> {
     match (&raw.url, &raw.urls) {
         (Some(url), None) => Ok(vec![parsed(url, sources, |t| ServiceUrl::parse(t, kind))?]),
+        (None, Some(list)) if kind == ServiceKind::Mcp && list.value.len() > 1 => {
+            Err(ConfigError::at(
+                list,
+                "an mcp service has one url: a session lives on the server that opened it",
+            ))
+        }
         (None, Some(list)) if list.value.is_empty() || list.value.len() > MAX_URLS => Err(
             ConfigError::at(list, format!("`urls` takes 1 to {MAX_URLS}")),
         ),

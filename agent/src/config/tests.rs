@@ -24,7 +24,7 @@ planes: [ORF]
 services:
   - name: llama
     kind: model
-    url: http://vllm.internal:8000/v1
+    urls: ["http://vllm.internal:8000/v1", "http://vllm2.internal:8000/v1"]
     headers: { authorization: "Bearer ${env:VLLM_KEY}" }
     pass: [x-tfy-metadata]
     models: [meta-llama/Llama-3.1-8B-Instruct]
@@ -32,7 +32,7 @@ services:
     limits: { concurrency: 64, queue: 128, queue_wait: 10s }
   - name: tickets
     kind: mcp
-    urls: ["https://mcp.internal/mcp", "https://mcp2.internal/mcp"]
+    urls: ["https://mcp.internal/mcp"]
     tls: { server_name: mcp.internal }
     networks: [10.0.0.0/8, 192.168.1.1]
     connect_timeout: 1s
@@ -48,7 +48,7 @@ audit: { path: calls.jsonl, rotate: 64MiB, keep: 8, when_full: refuse }
     assert_eq!(names, ["llama", "tickets", "billing"]);
     assert_eq!(config.services[0].limits.concurrency, Some(64));
     assert_eq!(config.services[0].urls[0].authority, "vllm.internal:8000");
-    assert_eq!(config.services[1].urls.len(), 2);
+    assert_eq!(config.services[0].urls.len(), 2);
     assert_eq!(config.audit.path, Path::new("/var/lib/culvert/calls.jsonl"));
     assert_eq!(config.audit.when_full, WhenFull::Refuse);
     assert_eq!(config.drain_timeout, Duration::from_secs(120));
@@ -116,6 +116,13 @@ fn http_needs_its_allow_and_others_have_none() {
         message("services:\n  - { name: b, kind: mcp, url: 'http://h', allow: [] }\n")
             .contains("fixed rules")
     );
+}
+
+#[test]
+fn an_mcp_service_has_one_url() {
+    let text = "services:\n  - { name: a, kind: mcp, urls: ['http://h/mcp', 'http://i/mcp'] }\n";
+    let error = read_text(text).expect_err("two urls");
+    assert!(error.to_string().contains("one url"), "{error}");
 }
 
 #[test]

@@ -10,6 +10,10 @@ use crate::audit::{Audit, CallerClaim, Line, Outcome, Slot};
 use crate::clock;
 use crate::metrics::Metrics;
 
+/// Longest text of a caller's choice in a line, in bytes: lines wait in memory, and logs roll
+/// over by size.
+const MAX_TEXT_BYTES: usize = 1024;
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -55,21 +59,21 @@ impl Record {
     pub(crate) fn new(open: &Open, plane: &str, audit: &Audit, metrics: &Arc<Metrics>) -> Self {
         metrics.calls_active.inc();
         let path = open.target.path();
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let some = |text: &str| (!text.is_empty()).then(|| bounded(text));
         Self {
             line: Line {
                 request_id: open.call_id.request.to_string(),
                 attempt: open.call_id.attempt,
                 plane: plane.to_owned(),
                 caller: CallerClaim {
-                    tenant: open.caller.tenant.clone(),
+                    tenant: bounded(&open.caller.tenant),
                     key_id: some(&open.caller.key_id),
-                    user: open.caller.user.clone(),
+                    user: open.caller.user.as_deref().map(bounded),
                 },
                 service: open.service.to_string(),
-                method: open.method.to_string(),
-                path: path.to_owned(),
-                model: path.strip_prefix("/v1/models/").map(str::to_owned),
+                method: bounded(open.method.as_str()),
+                path: bounded(path),
+                model: path.strip_prefix("/v1/models/").map(bounded),
                 began: clock::now_text(),
                 ..Line::default()
             },
@@ -175,4 +179,26 @@ impl Drop for Record {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The text, cut where it is too long, and marked as cut.
+fn bounded(text: &str) -> String {
+    if text.len() <= MAX_TEXT_BYTES {
+        return text.to_owned();
+    }
+    let whole = |at: &usize| text.is_char_boundary(*at);
+    let end = (0..=MAX_TEXT_BYTES).rev().find(whole).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_a_line_is_bounded_and_marked_as_cut() {
+        assert_eq!(bounded("/v1/models"), "/v1/models");
+        let cut = bounded(&"ä".repeat(40_000));
+        assert!(cut.ends_with("ä…") && cut.len() <= MAX_TEXT_BYTES + "…".len());
+    }
 }

@@ -101,7 +101,8 @@ pub struct Called {
 }
 
 impl Backends {
-    /// Nothing is connected before the first call or probe.
+    /// Nothing is connected before the first call or probe. What is known of the backends of
+    /// `before`, which have the same urls, stays known.
     ///
     /// # Errors
     /// [`TlsSetupError`] where certificates of the file do not fit.
@@ -109,12 +110,17 @@ impl Backends {
         def: &ServiceDef,
         own: &Arc<[SocketAddr]>,
         tasks: &TaskTracker,
+        before: Option<&Self>,
     ) -> Result<Self, TlsSetupError> {
-        let alarm = Arc::new(Notify::new());
-        let backend = |url: &crate::config::ServiceUrl| {
+        let alarm = before.map_or_else(Arc::default, |before| Arc::clone(&before.alarm));
+        let backend = |(at, url): (usize, &crate::config::ServiceUrl)| {
+            let known = before.and_then(|before| before.list.get(at));
             let connector = Connector::new(def, url, Arc::clone(own))?;
             Ok(Backend {
-                endpoint: Arc::new(Endpoint::new(url.text.clone(), Arc::clone(&alarm))),
+                endpoint: match known {
+                    Some(known) => Arc::clone(&known.endpoint),
+                    None => Arc::new(Endpoint::new(url.text.clone(), Arc::clone(&alarm))),
+                },
                 pool: Pool::new(connector, tasks.clone()),
                 url: url.clone(),
                 headers: def.headers.clone(),
@@ -123,6 +129,7 @@ impl Backends {
         let list = def
             .urls
             .iter()
+            .enumerate()
             .map(backend)
             .collect::<Result<_, TlsSetupError>>()?;
         Ok(Self { list, alarm })

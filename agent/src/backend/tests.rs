@@ -77,7 +77,7 @@ fn service(urls: &[String]) -> ServiceDef {
 }
 
 fn backends(def: &ServiceDef) -> Backends {
-    Backends::new(def, &Arc::from([]), &TaskTracker::new()).expect("backends")
+    Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends")
 }
 
 async fn call(backends: &Backends, body: OutBody) -> Result<Called, SendError> {
@@ -282,7 +282,7 @@ async fn localhost_reaches_loopback_but_not_our_own_listener() {
     let called = call(&open, full("x")).await.expect("an answer");
     assert_eq!(text(called).await.as_deref(), Ok("x"));
     let own: Arc<[SocketAddr]> = Arc::from([server.addr]);
-    let closed = Backends::new(&def, &own, &TaskTracker::new()).expect("backends");
+    let closed = Backends::new(&def, &own, &TaskTracker::new(), None).expect("backends");
     match closed.list[0].try_connect().await {
         // The other family of localhost has nobody listening.
         Err(ConnectError::Forbidden(Forbidden::OwnListener(_)) | ConnectError::Tcp(..)) => {}

@@ -130,7 +130,7 @@ async fn call(addr: SocketAddr, tls: &str) -> Result<String, SendError> {
     );
     let config = parse_text(&yaml, &Flags::default(), &Sources::SYSTEM).expect("a configuration");
     let def = &config.services[0];
-    let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new()).expect("backends");
+    let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends");
     // Twice: the second goes over what the first has left.
     let first = one(&backends, def).await?;
     assert_eq!(first, one(&backends, def).await?);
@@ -211,7 +211,7 @@ async fn a_full_connection_is_not_waited_for() {
     );
     let config = parse_text(&yaml, &Flags::default(), &Sources::SYSTEM).expect("a configuration");
     let def = &config.services[0];
-    let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new()).expect("backends");
+    let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends");
     // The peer's limit is known from its first settings on.
     drop(backends.connect(|| 0).await.expect("a connection"));
     let three = [(); 3].map(|()| one(&backends, def));

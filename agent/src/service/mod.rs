@@ -65,14 +65,20 @@ impl Service {
         own: &Arc<[SocketAddr]>,
         tasks: &TaskTracker,
         changes: Changes,
+        before: Option<&Self>,
     ) -> Result<Self, SetupError> {
+        // The same backends are as they were, and have what they had, until a probe says else.
+        let same = before.filter(|old| old.def.kind == def.kind && old.def.urls == def.urls);
+        // Calls of the old definition go on, and count.
+        let gate = before.filter(|old| old.def.limits == def.limits);
         let setup = |error: TlsSetupError| SetupError::Tls(def.name.clone(), error);
         Ok(Self {
             name: ServiceName::new(&def.name).map_err(|_| SetupError::Name(def.name.clone()))?,
-            backends: Backends::new(&def, own, tasks).map_err(setup)?,
-            gate: Gate::new(def.limits),
+            backends: Backends::new(&def, own, tasks, same.map(|old| &old.backends))
+                .map_err(setup)?,
+            gate: gate.map_or_else(|| Gate::new(def.limits), |old| old.gate.clone()),
             digest: digest(&def),
-            found: Mutex::default(),
+            found: Mutex::new(same.map(Self::found).unwrap_or_default()),
             changes,
             def,
         })

@@ -76,9 +76,11 @@ impl Services {
         for def in defs {
             let running = match old.get(&def.name) {
                 Some(running) if running.service.def == *def => running.clone(),
-                _ => {
+                before => {
                     let changes = self.changes.clone();
-                    let service = Service::new(def.clone(), &self.own, &self.tasks, changes)?;
+                    let before = before.map(|running| &*running.service);
+                    let service =
+                        Service::new(def.clone(), &self.own, &self.tasks, changes, before)?;
                     let running = Running {
                         service: Arc::new(service),
                         stop: self.stop.child_token(),

@@ -165,6 +165,36 @@ async fn a_backend_that_comes_back_is_taken_back_soon() {
 }
 
 #[tokio::test]
+async fn another_key_for_a_service_takes_nothing_of_it_away() {
+    let server = model_server(&["a"]).await;
+    let services = table();
+    let yaml = format!(
+        "services:\n  - {{ name: m, kind: model, url: 'http://{}/v1', headers: {{ x: KEY }}, health: {{ every: 1h }} }}\n",
+        server.addr
+    );
+    services.apply(&defs(&yaml)).expect("applied");
+    until(&services, "found", |s| {
+        s.get("m").is_some_and(|m| m.models() == ["a"])
+    })
+    .await;
+    let before = services.get("m").expect("m");
+    let crate::queue::Entry::Now(turn) = before.gate.enter() else {
+        panic!("no limit");
+    };
+
+    services
+        .apply(&defs(&yaml.replace("KEY", "OTHER")))
+        .expect("applied");
+    let after = services.get("m").expect("m");
+    assert!(!Arc::ptr_eq(&before, &after));
+    assert_eq!(services.offers().borrow().services[0].models, ["a"]);
+    assert_eq!(after.state(), ServiceState::Up);
+    assert_eq!(after.gate.in_flight(), 1, "calls that have begun count");
+    drop(turn);
+    services.stop();
+}
+
+#[tokio::test]
 async fn a_reload_leaves_what_is_unchanged_alone() {
     let services = table();
     let two = "services:\n  - { name: a, kind: mcp, url: 'http://127.0.0.1:9/mcp' }\n  - { name: b, kind: mcp, url: 'http://127.0.0.1:9/mcp' }\n";

@@ -65,9 +65,14 @@ async fn a_disk_that_takes_nothing_loses_lines_or_refuses_calls() {
     assert_eq!(audit.admit().err(), Some(AuditFull));
     // The disk takes lines again: so are calls, and nothing was lost.
     std::fs::remove_file(&blocked).expect("removed");
-    while audit.is_failing() {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let written = async {
+        while audit.is_failing() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(3_600);
+    let in_time = tokio::time::timeout(patience, written).await;
+    assert!(in_time.is_ok(), "the line is tried again");
     assert!(audit.admit().is_ok());
     assert_eq!(audit.lost(), 0);
     drop(audit);

@@ -32,7 +32,7 @@ pub(super) async fn messages(ask: Ask, switch: FaultSwitch) -> Response<Body> {
     if ask.json["stream"].as_bool() == Some(true) {
         return stream_messages(ask, switch);
     }
-    tokio::time::sleep(ask.script.total_time()).await;
+    ask.script.pass_time().await;
     let mut message = message(&ask, ask.script.tokens, json!("end_turn"));
     message["content"] = json!([{"type": "text", "text": text(&ask).concat()}]);
     answer::dressed(

@@ -58,7 +58,7 @@ pub(super) async fn chat(ask: Ask, switch: FaultSwitch) -> Response<Body> {
     if ask.json["stream"].as_bool() == Some(true) {
         return stream_chat(ask, &reply, switch);
     }
-    tokio::time::sleep(ask.script.total_time()).await;
+    ask.script.pass_time().await;
     let message = match &reply {
         Reply::Text(pieces) => {
             json!({"role": "assistant", "content": pieces.concat(), "refusal": null})
@@ -157,7 +157,7 @@ pub(super) async fn completions(ask: Ask, switch: FaultSwitch) -> Response<Body>
             switch,
         );
     }
-    tokio::time::sleep(ask.script.total_time()).await;
+    ask.script.pass_time().await;
     let whole = body(&ask.script.text(), json!("stop"), usage);
     answer::dressed(
         answer::done(ask.active, answer::json(StatusCode::OK, &whole)),
@@ -212,7 +212,7 @@ pub(super) async fn responses(ask: Ask, switch: FaultSwitch) -> Response<Body> {
     let text = ask.script.text();
     let whole = response("completed", json!([item(&text)]));
     if ask.json["stream"].as_bool() != Some(true) {
-        tokio::time::sleep(ask.script.total_time()).await;
+        ask.script.pass_time().await;
         return answer::dressed(
             answer::done(ask.active, answer::json(StatusCode::OK, &whole)),
             &ask.script,

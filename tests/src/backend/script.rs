@@ -134,9 +134,12 @@ impl Script {
         (0..self.tokens).map(|index| self.token(index)).collect()
     }
 
-    /// How long the whole answer takes.
-    pub fn total_time(&self) -> Duration {
-        self.first + self.interval * self.tokens.saturating_sub(1)
+    /// Waits as long as the whole answer takes; no time at all where that is nothing, which a timer would round up to 1 ms.
+    pub async fn pass_time(&self) {
+        let total = self.first + self.interval * self.tokens.saturating_sub(1);
+        if !total.is_zero() {
+            tokio::time::sleep(total).await;
+        }
     }
 }
 

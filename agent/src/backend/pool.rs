@@ -96,8 +96,12 @@ impl Pool {
         }
     }
 
-    /// Whether a connection can be made; it is kept for the next call.
+    /// Whether a connection can be made; it is kept for the next call. An HTTP/2 connection
+    /// that is there is asked for signs of life anyway.
     pub(super) async fn try_connect(&self) -> Result<(), ConnectError> {
+        if self.has_shared() {
+            return Ok(());
+        }
         if let Sender::H1(sender) = self.connect().await? {
             self.keep(sender);
         }
@@ -120,6 +124,12 @@ impl Pool {
             connect: began.elapsed(),
             pool: self.clone(),
         })
+    }
+
+    fn has_shared(&self) -> bool {
+        let mut kept = self.lock();
+        kept.h2.retain(|shared| !shared.sender.is_closed());
+        !kept.h2.is_empty()
     }
 
     fn kept(&self) -> Option<Sender> {
@@ -153,6 +163,12 @@ impl Pool {
             .retain(|shared| !shared.is_idle() || !std::mem::replace(&mut spare, true));
     }
 
+    /// How many HTTP/2 connections are kept.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> usize {
+        self.lock().h2.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -172,6 +188,7 @@ impl Pool {
                 .timer(TokioTimer::new())
                 .keep_alive_interval(H2_PING)
                 .keep_alive_timeout(H2_PING)
+                .keep_alive_while_idle(true)
                 .initial_max_send_streams(H2_FIRST_STREAMS as usize)
                 .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
                 .handshake(TokioIo::new(stream))

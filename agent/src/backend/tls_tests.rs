@@ -214,6 +214,12 @@ async fn a_full_connection_is_not_waited_for() {
     let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends");
     // The peer's limit is known from its first settings on.
     drop(backends.connect(|| 0).await.expect("a connection"));
+    // A live connection is the probe: no other is opened for one.
+    backends.list[0].pool.sweep();
+    for _ in 0..3 {
+        backends.list[0].pool.try_connect().await.expect("live");
+    }
+    assert_eq!(backends.list[0].pool.shared(), 1);
     let three = [(); 3].map(|()| one(&backends, def));
     let answers = futures_util::future::join_all(three);
     let answers = tokio::time::timeout(std::time::Duration::from_secs(30), answers).await;

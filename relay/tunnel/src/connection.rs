@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use culvert_certs::verifier::PeerLeaf;
@@ -66,6 +66,17 @@ pub struct PathStats {
     pub send_errors: SendErrors,
 }
 
+/// Whether a connection still stands.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionWatch(Weak<Inner>);
+
+impl ConnectionWatch {
+    pub(crate) fn stands(&self) -> bool {
+        let inner = self.0.upgrade();
+        inner.is_some_and(|inner| Connection { inner }.end().is_none())
+    }
+}
+
 impl Connection {
     pub(crate) fn quic(connection: quinn::Connection, path: Arc<UdpPath>, peer: PeerLeaf) -> Self {
         let group = negotiated_group(&connection);
@@ -78,6 +89,11 @@ impl Connection {
                 calls: Calls::new(),
             }),
         }
+    }
+
+    /// Tells later whether the connection still stands, and does not keep it.
+    pub(crate) fn watch(&self) -> ConnectionWatch {
+        ConnectionWatch(Arc::downgrade(&self.inner))
     }
 
     /// The peer's proven leaf.

@@ -80,7 +80,10 @@ impl Dialer {
             Ok(connected) => {
                 let (connection, endpoint) = connected?;
                 let leaf = prove(&connection, &verify.bundle, verify.expect)?;
-                Ok(Connection::quic(connection, endpoint.path, leaf))
+                let port = endpoint.port;
+                let connection = Connection::quic(connection, endpoint.path, leaf);
+                self.family(connection.remote()).carries(port, &connection);
+                Ok(connection)
             }
             Err(_elapsed) => {
                 let forbidden = attempts.forbidden();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use culvert_wire::Code;
 use quinn::Endpoint;
 
+use crate::connection::{Connection, ConnectionWatch};
 use crate::limits::ENDPOINTS_PER_FAMILY;
 use crate::quic::{EndpointError, dialling_endpoint};
 use crate::send_errors::SendErrors;
@@ -26,9 +27,16 @@ pub(crate) struct DialEndpoint {
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     bind_to: IpAddr,
-    open: VecDeque<DialEndpoint>,
+    open: VecDeque<Carrying>,
     /// Whether the newest may serve another dial.
     usable: bool,
+}
+
+/// An endpoint, and the connections that were made from it: quinn counts dials that failed too.
+#[derive(Debug)]
+struct Carrying {
+    endpoint: DialEndpoint,
+    connections: Vec<ConnectionWatch>,
 }
 
 impl Endpoints {
@@ -42,10 +50,10 @@ impl Endpoints {
 
     /// The endpoint that the next dial leaves from.
     pub(crate) fn current(&mut self, options: &UdpOptions) -> Result<DialEndpoint, EndpointError> {
-        if let (true, Some(newest)) = (self.usable, self.open.back()) {
-            return Ok(newest.clone());
+        let has_room = self.usable || self.make_room();
+        if let (true, Some(newest)) = (self.usable || !has_room, self.open.back()) {
+            return Ok(newest.endpoint.clone());
         }
-        self.make_room();
         let path = UdpPath::bind(SocketAddr::new(self.bind_to, 0), options.clone())?;
         let endpoint = dialling_endpoint(path.clone())?;
         let port = endpoint.local_addr()?.port();
@@ -54,35 +62,58 @@ impl Endpoints {
             path,
             port,
         };
-        self.open.push_back(made.clone());
+        self.open.push_back(Carrying {
+            endpoint: made.clone(),
+            connections: Vec::new(),
+        });
         self.usable = true;
         Ok(made)
     }
 
+    /// A connection was made from this port.
+    pub(crate) fn carries(&mut self, port: u16, connection: &Connection) {
+        let from = self.open.iter_mut().find(|open| open.endpoint.port == port);
+        if let Some(from) = from {
+            from.connections.retain(ConnectionWatch::stands);
+            from.connections.push(connection.watch());
+        }
+    }
+
     /// No more dials from this port, if it is the one in use.
     pub(crate) fn retire(&mut self, port: u16) {
-        if self.open.back().is_some_and(|newest| newest.port == port) {
+        if self
+            .open
+            .back()
+            .is_some_and(|newest| newest.endpoint.port == port)
+        {
             self.usable = false;
         }
     }
 
     pub(crate) fn send_errors(&self) -> SendErrors {
-        let errors = self.open.iter().map(|endpoint| endpoint.path.send_errors());
+        let errors = self
+            .open
+            .iter()
+            .map(|open| open.endpoint.path.send_errors());
         errors.fold(SendErrors::default(), SendErrors::sum)
     }
 
-    /// Lets go of endpoints without connections; where all have some, of the oldest, which is on a
-    /// path that died longest ago.
-    fn make_room(&mut self) {
+    /// Lets go of endpoints without connections, and where that is not enough, of the oldest on
+    /// which none stands. Says whether there is room for another.
+    fn make_room(&mut self) -> bool {
         self.open
-            .retain(|endpoint| endpoint.endpoint.open_connections() > 0);
+            .retain(|open| open.endpoint.endpoint.open_connections() > 0);
         while self.open.len() >= ENDPOINTS_PER_FAMILY {
-            if let Some(oldest) = self.open.pop_front() {
-                oldest
-                    .endpoint
-                    .close(error_code(Code::AgentGone), b"path died");
+            let idle = |open: &Carrying| !open.connections.iter().any(ConnectionWatch::stands);
+            let Some(oldest) = self.open.iter().position(idle) else {
+                return false;
+            };
+            if let Some(oldest) = self.open.remove(oldest) {
+                let endpoint = oldest.endpoint.endpoint;
+                endpoint.close(error_code(Code::AgentGone), b"path died");
             }
         }
+        true
     }
 }
 

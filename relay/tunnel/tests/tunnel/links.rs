@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use culvert_certs::{Expect, Identity, tls};
 use culvert_tunnel::limits::DIAL_TIMEOUT;
+use culvert_tunnel::limits::ENDPOINTS_PER_FAMILY;
 use culvert_tunnel::udp_path::{Tap, Verdict};
 use culvert_tunnel::{
     Connection, ConnectionEnd, DialError, Dialer, FloodLimits, HandshakeError, ResetKeys, Target,
@@ -205,6 +206,24 @@ async fn the_address_that_answers_wins_over_one_that_is_silent() {
     let dialer = Dialer::new(UdpOptions::default());
     let (agent, _relay) = dial_and_accept(&dialer, &town, &mut relay, &target).await;
     assert_eq!(agent.remote(), relay.address);
+}
+
+/// However often paths are said to be dead, what stands is not closed to make room.
+#[tokio::test]
+async fn a_dial_never_closes_a_connection_that_stands() {
+    let town = Town::new();
+    let mut relay = Relay::bind(&town, UdpOptions::default());
+    let dialer = Dialer::new(UdpOptions::default());
+    let target = relay.target();
+    let mut links = Vec::new();
+    for _ in 0..ENDPOINTS_PER_FAMILY + 2 {
+        let link = dial_and_accept(&dialer, &town, &mut relay, &target).await;
+        dialer.path_died(&link.0);
+        links.push(link);
+    }
+    for (agent, _relay) in &links {
+        assert_eq!(agent.end(), None);
+    }
 }
 
 #[tokio::test]

@@ -108,14 +108,13 @@ where
         &mut self,
         record: &mut CallRecord,
     ) -> Result<(Selected<Link>, Attempted, Headed), CallFailed> {
-        let mut last = None;
+        let mut chosen = self.choose().await.map_err(no_target)?;
         loop {
-            let chosen = self.choose().await.map_err(|why| no_target(why, last))?;
             record.of_kind(chosen.kind);
             let (attempted, outcome) = self.attempt(&chosen).await;
             match outcome {
                 Ok(headed) => return Ok((chosen, attempted, headed)),
-                Err(failed) => last = Some(self.may_repeat(failed, &attempted).await?),
+                Err(failed) => chosen = self.repeat(failed, &attempted).await?,
             }
         }
     }
@@ -199,12 +198,12 @@ where
         }
     }
 
-    /// Returns where the call may be sent again, with what is to be said should nobody take it.
-    async fn may_repeat(
-        &self,
+    /// Where the call is sent again, if it may be and somebody is there; else what is to be said.
+    async fn repeat(
+        &mut self,
         failed: Failed,
         attempted: &Attempted,
-    ) -> Result<CallFailed, CallFailed> {
+    ) -> Result<Selected<Link>, CallFailed> {
         if let Failed::Refused(code) = failed {
             self.core.metrics.refused(code);
         }
@@ -221,12 +220,20 @@ where
             match decide(failed, facts) {
                 // Boxed, because it is rare and large.
                 Next::Ask => witness = Box::pin(self.ask(attempted)).await,
-                Next::Again(reason) if self.tenant.retries.withdraw() && self.body.rewind() => {
+                Next::Again(reason) => {
+                    // What went wrong here says more than that there is no other link.
+                    let Ok(next) = self.choose().await else {
+                        return Err(final_word);
+                    };
+                    // Paid only where there is somebody to send to.
+                    if !(self.tenant.retries.withdraw() && self.body.rewind()) {
+                        return Err(final_word);
+                    }
                     tracing::debug!(call = %attempted.call_id, ?failed, ?reason, "sending again");
                     self.core.metrics.retried(reason);
-                    return Ok(final_word);
+                    return Ok(next);
                 }
-                Next::Again(_) | Next::GiveUp => return Err(final_word),
+                Next::GiveUp => return Err(final_word),
             }
         }
     }
@@ -345,9 +352,8 @@ impl CallFailed {
     }
 }
 
-/// What went wrong at the last agent says more than that there is no other one.
-fn no_target(why: NoTarget, last: Option<CallFailed>) -> CallFailed {
-    last.unwrap_or_else(|| CallFailed::early(Code::NoLink, FailCause::NoTarget(why)))
+fn no_target(why: NoTarget) -> CallFailed {
+    CallFailed::early(Code::NoLink, FailCause::NoTarget(why))
 }
 
 fn cause(failed: Failed) -> FailCause {

@@ -49,6 +49,29 @@ async fn what_every_agent_refuses_fails_with_the_last_ones_code_and_surely_did_n
 }
 
 #[tokio::test]
+async fn a_repetition_that_nobody_could_take_costs_nothing() {
+    let world = World::new().await;
+    let refusing = TestAgent::new(world.agent(), refuse(Code::QueueFull));
+    let _refusing_link = refusing.link(&world).await;
+    // More often than a quiet tenant may repeat.
+    for _ in 0..15 {
+        let failed = failed(world.call(post("x")).await);
+        assert_eq!((failed.code, failed.attempts), (Code::QueueFull, 1));
+    }
+    let serving = TestAgent::echo(&world);
+    let _serving_link = serving.link(&world).await;
+    world.until_links(2).await;
+    let mut target = target("echo");
+    target.affinity = Some(refusing.id());
+    let call = world.relay.call(target, meta(), post("x").map(Full::new));
+    let answered = done("the call", call).await.unwrap();
+    assert_eq!(
+        (answered.route.agent, answered.route.attempts),
+        (serving.id(), 2)
+    );
+}
+
+#[tokio::test]
 async fn a_refusal_by_policy_is_final() {
     let world = World::new().await;
     let agents = [(); 2].map(|()| TestAgent::new(world.agent(), refuse(Code::Policy)));

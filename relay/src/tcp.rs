@@ -101,18 +101,21 @@ impl TcpPort {
     }
 
     /// Accepts until this replica drains, for ever otherwise; connections run in `tasks` and end
-    /// with `stop`.
+    /// with `stop`. It never returns.
     pub(crate) async fn run(
-        &self,
+        self,
         tasks: &TaskTracker,
         stop: &CancellationToken,
         phase: watch::Receiver<Phase>,
     ) {
         tokio::select! {
             biased;
-            () = drained(phase) => pending().await,
+            () = drained(phase) => {}
             () = self.accept(tasks, stop) => {}
         }
+        // A listener that only rests would let the kernel go on taking connections.
+        drop(self.listener);
+        pending().await
     }
 
     async fn accept(&self, tasks: &TaskTracker, stop: &CancellationToken) {

@@ -1,5 +1,6 @@
 //! Leaving, of either side, in the middle of answers.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use culvert_relay::{AlreadyServed, FailCause, LinkState, NoTarget, Phase};
 use culvert_wire::{Code, DialerCommand, DialerEvent, GoAway};
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -79,6 +81,30 @@ async fn a_drain_finishes_what_has_begun_and_takes_nothing_new() {
     world.served().await;
     link.closed().await;
     assert!(world.relay.status().links.is_empty());
+}
+
+#[tokio::test]
+async fn a_relay_that_drains_refuses_tcp() {
+    let mut world = World::new().await;
+    let go = Arc::new(Notify::new());
+    let agent = TestAgent::new(world.agent(), halves(&go));
+    let _link = agent.link(&world).await;
+    let begun = world.call(post("x")).await.unwrap();
+    world.stop.cancel();
+    let refused = async {
+        loop {
+            match TcpStream::connect(world.relay.address()).await {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+                // Taken before the listener was closed, or reset by its end.
+                Ok(_) | Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    done("the refusal", refused).await;
+    assert!(world.is_serving());
+    go.notify_one();
+    assert_eq!(text(begun).await, "half whole");
+    world.served().await;
 }
 
 #[tokio::test]

@@ -37,9 +37,7 @@ async fn a_link_is_dialled_again_for_ever() {
     first.connection.close(Code::Busy, "go");
     // Rejected, and dialled again all the same.
     let second = world.hello().await;
-    second
-        .command(AcceptorCommand::Reject(Reject::new(Code::NotAllowed)))
-        .await;
+    second.reject(Reject::new(Code::NotAllowed)).await;
     let third = world.link().await;
     assert_eq!(third.hello.instance, first.hello.instance);
     serving(&world, 1).await;
@@ -204,7 +202,7 @@ async fn only_control_ends_the_retrying() {
             signed,
             ..Reject::new(Code::Revoked)
         };
-        link.command(AcceptorCommand::Reject(reject)).await;
+        link.reject(reject).await;
     }
     let link = world.link().await;
     serving(&world, 1).await;
@@ -345,8 +343,7 @@ async fn a_replacement_is_dialled_until_there_is_one() {
         .await;
     for _ in 0..2 {
         let busy = world.hello().await;
-        busy.command(AcceptorCommand::Reject(Reject::new(Code::Busy)))
-            .await;
+        busy.reject(Reject::new(Code::Busy)).await;
         assert_eq!(
             world.links.all()[0].phase,
             Phase::Serve,

@@ -23,7 +23,7 @@ use culvert_tunnel::{
 };
 use culvert_wire::{
     Acceptor, AcceptorCommand, AcceptorEvent, CallId, CallMemory, Caller, Hello, InstanceId, Open,
-    PlaneName, ReplicaId, RequestId, ServiceName, SessionId, Settings, Welcome,
+    PlaneName, Reject, ReplicaId, RequestId, ServiceName, SessionId, Settings, Welcome,
 };
 use http::{HeaderMap, Method};
 use tokio::sync::{mpsc, watch};
@@ -229,6 +229,13 @@ impl World {
 impl RelayLink {
     pub(crate) async fn command(&self, command: AcceptorCommand) {
         self.commands.send(command).await.expect("the machine runs");
+    }
+
+    /// Turns the agent away, and sees to it that it hears why.
+    pub(crate) async fn reject(mut self, reject: Reject) {
+        self.command(AcceptorCommand::Reject(reject)).await;
+        let end = done("the rejection", self.driver.join_next()).await;
+        assert!(matches!(end, Some(Ok(_))), "{end:?}");
     }
 
     pub(crate) async fn event(

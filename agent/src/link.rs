@@ -172,6 +172,8 @@ impl Sessions {
                         return Next::Dial(self.failed("a bug".to_owned(), None));
                     }
                 },
+                // Nobody is left to hear of, and the agent stays.
+                else => return Next::Dial(self.failed("every session ended".to_owned(), None)),
             }
         }
     }

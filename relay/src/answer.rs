@@ -191,6 +191,10 @@ impl AnswerBody {
         if let Poll::Ready(piece) = stream.answer.poll_next(cx) {
             if let Ok(Some(Piece::Data(_))) = piece {
                 *handed_over = Some(Instant::now());
+                if stream.answer.is_drained() {
+                    // hyper leaves a body once it has the declared bytes: this may be the last look.
+                    self.record.outcome(Ok(()));
+                }
             }
             return Poll::Ready(piece.map_err(|error| error.code()));
         }

@@ -165,7 +165,8 @@ impl<H> Tenant<H> {
     pub(crate) fn strike(&self, entry: &LinkEntry<H>) {
         let mut book = self.book();
         entry.set_state(LinkState::Gone);
-        book.links.retain(|written| written.entry.id != entry.id);
+        book.links
+            .retain(|written| !std::ptr::eq(&raw const *written.entry, entry));
         book.settle(entry);
     }
 
@@ -191,7 +192,7 @@ impl<H> Tenant<H> {
     /// Changes what keeps a link from taking calls.
     pub(crate) fn stand(&self, entry: &LinkEntry<H>, change: impl FnOnce(&mut Standing)) {
         let mut book = self.book();
-        if let Some(written) = book.find(entry.id) {
+        if let Some(written) = book.find(entry) {
             change(&mut written.standing);
             book.settle(entry);
         }
@@ -235,8 +236,10 @@ impl<H> Tenant<H> {
 }
 
 impl<H> Book<H> {
-    fn find(&mut self, id: LinkId) -> Option<&mut Written<H>> {
-        self.links.iter_mut().find(|written| written.entry.id == id)
+    fn find(&mut self, entry: &LinkEntry<H>) -> Option<&mut Written<H>> {
+        self.links
+            .iter_mut()
+            .find(|written| std::ptr::eq(&raw const *written.entry, entry))
     }
 
     fn of_session(&mut self, session: SessionId) -> impl Iterator<Item = &mut Written<H>> {

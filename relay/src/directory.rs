@@ -1,7 +1,7 @@
 //! Who serves what: for each tenant and connector, the links and what they offer.
 //!
 //! Readers take immutable snapshots and never wait. Writers change a tenant's book under its own
-//! lock and publish at most one snapshot per [`REBUILD_EVERY`]; that a link left, drains or was
+//! lock and publish at most one snapshot per [`REBUILD_EVERY`](crate::limits::REBUILD_EVERY); that a link left, drains or was
 //! superseded is seen at once, by a flag in the link that every snapshot shares.
 //!
 //! Links are registered and unregistered by id, through a guard, so that a late goodbye can never
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::book::{CapReached, Newcomer, Tenant};
 use crate::handle::Link;
-use crate::limits::REBUILD_EVERY;
+use crate::limits::CATCH_UP;
 use crate::link::LinkEntry;
 use crate::view::TenantView;
 
@@ -128,7 +128,7 @@ impl<H> Directory<H> {
     pub(crate) async fn caught_up(&self, tenant: &Tenant<H>) {
         let mut revision = tenant.revision.subscribe();
         if self.behind().contains_key(&tenant.name) {
-            drop(timeout(2 * REBUILD_EVERY, revision.changed()).await);
+            drop(timeout(CATCH_UP, revision.changed()).await);
         }
     }
 
@@ -267,6 +267,7 @@ pub(crate) mod tests {
     use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
     use super::*;
+    use crate::limits::REBUILD_EVERY;
     use crate::limits::{MAX_AGENTS, MAX_LINKS};
     use crate::link::{LinkId, LinkState};
 

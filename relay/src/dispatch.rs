@@ -295,7 +295,8 @@ where
         } = headed;
         let now = Instant::now();
         self.body.forget();
-        if head.status < StatusCode::INTERNAL_SERVER_ERROR {
+        // A quick refusal is no measure of how quickly a service works.
+        if head.status < StatusCode::BAD_REQUEST {
             in_flight.meter().measured(now - attempted.opened);
         }
         let since = |moment: Instant| moment.saturating_duration_since(record.started());

@@ -15,6 +15,9 @@ pub const MAX_LINKS: usize = 256;
 pub const NEW_LINKS_PER_SECOND: u32 = 50;
 /// Least time between two rebuilds of one tenant's view.
 pub const REBUILD_EVERY: Duration = Duration::from_millis(50);
+/// Longest that a call for which there is no link waits for a view that is behind: twenty rebuilds,
+/// so that a busy machine does not turn a link that stands into none.
+pub const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// Bytes of one call's request body that are kept so that it can be sent again.
 pub const REPLAY_CALL_BYTES: usize = 1024 * 1024;

@@ -1,6 +1,7 @@
 //! A registered link: what its agent says, what is asked of it, and what ends it.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -72,8 +73,9 @@ impl Serving {
         let mut phase = self.core.phases();
         // This replica may have begun to leave while the link was being registered.
         phase.mark_changed();
+        // One timer for all turns: however much happens, the end of a leaf is noticed.
+        let mut check = pin!(sleep(self.until_check()));
         loop {
-            let check = sleep(self.until_check());
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
@@ -82,8 +84,10 @@ impl Serving {
                 },
                 Some(errand) = errands.recv() => self.run_errand(errand),
                 Some(done) = self.work.join_next() => {
-                    if let Ok(Some(command)) = done {
-                        order(&self.orders, command);
+                    match done {
+                        Ok(Some(AcceptorCommand::Close(code))) => self.close(code),
+                        Ok(Some(command)) => order(&self.orders, command),
+                        Ok(None) | Err(_) => {}
                     }
                 }
                 // Without its embedder the snapshot stays as it is.
@@ -95,7 +99,10 @@ impl Serving {
                     let phase = *phase.borrow_and_update();
                     self.leave(phase);
                 }
-                () = check => self.recheck(),
+                () = &mut check => {
+                    self.recheck();
+                    check.as_mut().reset(tokio::time::Instant::now() + self.until_check());
+                }
             }
         }
     }
@@ -216,7 +223,7 @@ impl Serving {
         self.registration.leaving();
         self.cut = true;
         match statement.filter(|_| code == Code::Revoked) {
-            None => order(&self.orders, AcceptorCommand::Close(code)),
+            None => self.close(code),
             Some(signed) => {
                 order(&self.orders, AcceptorCommand::Revoked(signed));
                 self.work.spawn(async move {
@@ -224,6 +231,13 @@ impl Serving {
                     Some(AcceptorCommand::Close(code))
                 });
             }
+        }
+    }
+
+    /// Has the machine end the link. One that takes no orders is passed by: the door is shut all the same.
+    fn close(&self, code: Code) {
+        if self.orders.try_send(AcceptorCommand::Close(code)).is_err() {
+            self.connection.close(code, "");
         }
     }
 

@@ -96,7 +96,13 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, source)) => self.open(Io::Plain(stream), source, (place, None)),
+                Ok((stream, source)) => {
+                    // Head and body are two writes, and so are two tokens: neither waits for an acknowledgement.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "a caller's connection takes no TCP_NODELAY");
+                    }
+                    self.open(Io::Plain(stream), source, (place, None));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a caller's connection");
                     sleep(ACCEPT_REST).await;

@@ -121,7 +121,13 @@ impl TcpPort {
     async fn accept(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, source)) => self.open(stream, source, tasks, stop),
+                Ok((stream, source)) => {
+                    // A token must not wait for the acknowledgement of the one before.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "a connection takes no TCP_NODELAY");
+                    }
+                    self.open(stream, source, tasks, stop);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on TCP");
                     tokio::time::sleep(ACCEPT_REST).await;

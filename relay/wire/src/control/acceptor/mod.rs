@@ -9,6 +9,7 @@
 //! ```
 
 mod asks;
+mod leaving;
 mod messages;
 mod outbox;
 
@@ -25,11 +26,8 @@ use super::rate::Rate;
 use super::{End, Machine, Observation, Violation, earlier};
 use crate::VERSION_MIN;
 use crate::code::Code;
-use crate::frame::{ControlFrame, FrameType, GoAway, Offer, Reject, Welcome};
-use crate::limits::{
-    DRAIN_GRACE, DRAIN_TIMEOUT_MAX, GREETING_TIMEOUT, HEALTH_INTERVAL, OFFER_INTERVAL, PING_BUSY,
-    SMEAR_MAX,
-};
+use crate::frame::{ControlFrame, FrameType, Offer, Reject, Welcome};
+use crate::limits::{GREETING_TIMEOUT, HEALTH_INTERVAL, OFFER_INTERVAL, PING_BUSY};
 
 /// The relay's control machine.
 #[derive(Debug)]
@@ -199,51 +197,6 @@ impl Acceptor {
         self.last_offer = offer.seq;
         self.events.push_back(AcceptorEvent::Offer(offer));
         Ok(())
-    }
-
-    fn begin_drain(&mut self, now: Instant, timeout: Duration) -> Result<(), Violation> {
-        let timeout = timeout.min(DRAIN_TIMEOUT_MAX);
-        match self.state {
-            State::Serving => {
-                self.state = State::Draining {
-                    deadline: now + timeout + DRAIN_GRACE,
-                };
-            }
-            // We leave anyway, and sooner or later than it.
-            State::Leaving { .. } => {}
-            State::Waiting { .. }
-            | State::Deciding { .. }
-            | State::Draining { .. }
-            | State::Closed(_) => return Err(Violation::Misplaced(FrameType::Drain)),
-        }
-        self.events.push_back(AcceptorEvent::Draining { timeout });
-        self.outbox.drain_ack = true;
-        Ok(())
-    }
-
-    fn go_away(&mut self, now: Instant, leave_in: Duration, smear: Duration) {
-        if !self.is_live() || matches!(self.state, State::Leaving { .. }) {
-            return;
-        }
-        let (leave_in, smear) = (leave_in.min(DRAIN_TIMEOUT_MAX), smear.min(SMEAR_MAX));
-        self.outbox.go_away = Some(GoAway {
-            leave_in_ms: super::millis(leave_in),
-            smear_ms: super::millis(smear),
-        });
-        self.state = State::Leaving {
-            deadline: now + leave_in,
-            smeared: now + smear,
-            calls_ended: matches!(self.state, State::Draining { .. }),
-        };
-    }
-
-    fn end_calls(&mut self) {
-        if let State::Leaving {
-            calls_ended: false, ..
-        } = self.state
-        {
-            self.events.push_back(AcceptorEvent::CallsEnd);
-        }
     }
 
     fn probe(&mut self, nonce: Option<u64>) {

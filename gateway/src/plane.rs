@@ -4,8 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use culvert_certs::{Credentials, HostPort, Identity, PlaneIdentity, tls::edge_server};
 use culvert_control::{Control, LocalPlane, Places, PlaneKey, api::LinkStatus};
-use culvert_relay::{Edge, EdgeConnection, Relay, RelayConfig, RelayInputs};
-use culvert_tunnel::ResetKeys;
+use culvert_relay::{Edge, EdgeConnection, Relay, RelayConfig, RelayInputs, ResetKeys};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::{

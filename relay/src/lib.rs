@@ -140,6 +140,7 @@ pub use answer::{AnswerBody, AnswerCut};
 pub use book::CapReached;
 pub use call::{Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
 pub use config::{ParkedLimits, RelayConfig, RelayInputs};
+pub use culvert_tunnel::ResetKeys;
 pub use directory::Directory;
 pub use handle::Link;
 pub use join::{ControlRequest, JOIN_PATH, JoinRefusal};

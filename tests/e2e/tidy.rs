@@ -52,7 +52,6 @@ const LAYERS: [(&str, &[&str], &[&str]); 8] = [
         "gateway",
         &[
             "culvert-relay",
-            "culvert-tunnel",
             "culvert-control",
             "culvert-wire",
             "culvert-certs",

@@ -1,5 +1,8 @@
 //! An MCP server on `rmcp`: both eras on `/mcp`, tools with and without progress, a resource, a prompt.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +67,23 @@ impl McpFixture {
         );
         Self { service, stats }
     }
+}
+
+/// Serves one client on standard input and output, until it closes its end.
+///
+/// # Errors
+/// Standard streams that cannot be used, a client that begins with something else than a request, or a lost task.
+pub async fn serve_stdio() -> io::Result<()> {
+    // Files read and write on tokio's blocking threads, as its own standard streams would.
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let streams = (
+        tokio::fs::File::from_std(input),
+        tokio::fs::File::from_std(output),
+    );
+    let running = rmcp::serve_server(Tools::new(Stats::default()), streams).await;
+    let end = running.map_err(io::Error::other)?.waiting().await;
+    end.map(|_| ()).map_err(io::Error::other)
 }
 
 impl Handler for McpFixture {

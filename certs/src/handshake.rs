@@ -1,5 +1,7 @@
 //! The verifier as rustls asks for it, at both ends of a handshake.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -55,14 +57,39 @@ impl PeerVerifier {
 
 /// Every reason becomes the same alert; the reason itself stays inside for our log.
 fn into_rustls(error: VerifyError) -> rustls::Error {
-    let other = OtherError(Arc::new(error));
+    let other = OtherError(Arc::new(Refused(error)));
     rustls::Error::InvalidCertificate(CertificateError::Other(other))
+}
+
+/// A reason in words: rustls shows what it does not know by its `Debug`.
+struct Refused(VerifyError);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        match self.0.source() {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error for Refused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
 }
 
 /// The reason inside a failed handshake, if it was this verifier that refused.
 pub fn refusal_of(error: &rustls::Error) -> Option<&VerifyError> {
     if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error {
-        other.0.downcast_ref()
+        other.0.downcast_ref().map(|Refused(reason)| reason)
     } else {
         None
     }

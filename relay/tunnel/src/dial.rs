@@ -17,7 +17,8 @@ use crate::endpoints::{DialEndpoint, Endpoints};
 use crate::error::ConnectionEnd;
 use crate::limits::{ADDRESSES_PER_DIAL, DIAL_TIMEOUT, NEXT_ADDRESS_DELAY, RESOLVE_TIMEOUT};
 use crate::listener::prove;
-use crate::quic::{EndpointError, client_config};
+use crate::quic::{Dialling, EndpointError};
+use crate::quiet::Reason;
 use crate::send_errors::SendErrors;
 use crate::udp_path::UdpOptions;
 
@@ -72,7 +73,7 @@ impl Dialer {
     ) -> Result<Connection, DialError> {
         let started = Instant::now();
         let deadline = started + DIAL_TIMEOUT;
-        let config = client_config(tls).map_err(EndpointError::from)?;
+        let config = Dialling::new(tls).map_err(EndpointError::from)?;
         let addresses = resolve(target, deadline).await?;
         let attempts = Attempts::default();
         let race = self.race(target, &addresses, config, &attempts);
@@ -117,14 +118,14 @@ impl Dialer {
         &self,
         target: &Target,
         addresses: &[SocketAddr],
-        config: quinn::ClientConfig,
+        config: Dialling,
         attempts: &Attempts,
     ) -> Result<(quinn::Connection, DialEndpoint), DialError> {
         let mut racing: FuturesUnordered<_> = addresses
             .iter()
             .zip(0..)
             .map(|(address, place)| {
-                let config = config.clone();
+                let config = &config;
                 async move {
                     sleep(NEXT_ADDRESS_DELAY * place).await;
                     self.attempt(target, *address, config, attempts).await
@@ -147,18 +148,19 @@ impl Dialer {
         &self,
         target: &Target,
         address: SocketAddr,
-        config: quinn::ClientConfig,
+        config: &Dialling,
         attempts: &Attempts,
     ) -> Result<(quinn::Connection, DialEndpoint), DialError> {
         let endpoint = self.family(address).current(&self.options)?;
         attempts.add(address, &endpoint);
+        let reason = Reason::default();
         let connecting = endpoint
             .endpoint
-            .connect_with(config, address, &target.host)
+            .connect_with(config.config(&reason), address, &target.host)
             .map_err(|error| DialError::Unusable(error.to_string()))?;
         match connecting.await {
             Ok(connection) => Ok((connection, endpoint)),
-            Err(error) => Err(DialError::from(ConnectionEnd::from(error))),
+            Err(error) => Err(DialError::from(reason.end(error))),
         }
     }
 

@@ -80,6 +80,7 @@ pub mod listener;
 pub mod opener;
 mod probe;
 pub mod quic;
+mod quiet;
 mod send_errors;
 mod stream;
 pub mod udp_path;

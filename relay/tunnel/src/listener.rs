@@ -18,6 +18,7 @@ use crate::error::ConnectionEnd;
 use crate::keys::ResetKeys;
 use crate::limits::{HANDSHAKE_TIMEOUT, REFUSE_ABOVE, RETRY_ABOVE};
 use crate::quic::{EndpointError, listening_endpoint, server_config};
+use crate::quiet;
 use crate::stream::error_code;
 use crate::udp_path::{UdpOptions, UdpPath};
 
@@ -198,13 +199,14 @@ impl Incoming {
             slot,
         } = self;
         let remote = incoming.remote_address();
+        let (config, reason) = quiet::server(&config);
         let connecting = incoming
             .accept_with(config)
-            .map_err(|error| HandshakeError::Ended(remote, error.into()))?;
+            .map_err(|error| HandshakeError::Ended(remote, reason.end(error)))?;
         let connection = timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
             .map_err(|_elapsed| HandshakeError::TimedOut(remote))?
-            .map_err(|error| HandshakeError::Ended(remote, error.into()))?;
+            .map_err(|error| HandshakeError::Ended(remote, reason.end(error)))?;
         let peer = prove(&connection, bundle, expect)
             .map_err(|error| HandshakeError::Identity(remote, error))?;
         drop(slot);

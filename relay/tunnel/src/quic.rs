@@ -14,6 +14,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use crate::keys::{KeyError, ResetKeys};
 use crate::limits;
+use crate::quiet::{self, Reason};
 use crate::udp_path::UdpPath;
 
 /// What an endpoint that only dials is bound with.
@@ -43,12 +44,26 @@ pub(crate) fn listening_endpoint(
 }
 
 /// The dialling side of an agent's link.
-pub(crate) fn client_config(
-    tls: Arc<rustls::ClientConfig>,
-) -> Result<ClientConfig, NoInitialCipherSuite> {
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(Arc::new(transport(limits::PERMITS_MIN as u32)));
-    Ok(config)
+#[derive(Clone)]
+pub(crate) struct Dialling {
+    tls: Arc<QuicClientConfig>,
+    transport: Arc<TransportConfig>,
+}
+
+impl Dialling {
+    pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Result<Self, NoInitialCipherSuite> {
+        Ok(Self {
+            tls: Arc::new(QuicClientConfig::try_from(tls)?),
+            transport: Arc::new(transport(limits::PERMITS_MIN as u32)),
+        })
+    }
+
+    /// The configuration of one connection, whose failure goes into `reason`.
+    pub(crate) fn config(&self, reason: &Reason) -> ClientConfig {
+        let mut config = ClientConfig::new(quiet::client(self.tls.clone(), reason.clone()));
+        config.transport_config(self.transport.clone());
+        config
+    }
 }
 
 /// The accepting side. Its permits are those for an agent: a peer that may open streams of its own

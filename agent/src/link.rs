@@ -49,6 +49,23 @@ pub struct Linking {
     pub leaving: CancellationToken,
 }
 
+impl Linking {
+    /// Why a plane may not be served, where the file names zones and not its own.
+    pub(crate) fn excludes(&self, peer: &Identity) -> Option<String> {
+        let zones = self.zones.borrow();
+        let (Some(zones), Identity::Plane(plane)) = (zones.as_ref(), peer) else {
+            return None;
+        };
+        let is_named = zones.iter().any(|zone| is_zone(zone, &plane.zone));
+        (!is_named).then(|| {
+            format!(
+                "the plane {}/{} is not in `planes`",
+                plane.region, plane.zone
+            )
+        })
+    }
+}
+
 /// Control has said, and signed, that this identity is no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked;
@@ -92,10 +109,13 @@ pub async fn run(linking: Arc<Linking>, target: Target, guard: LinkGuard) -> Res
             Next::Left => return Ok(()),
             Next::Revoked => return Err(Revoked),
         };
+        let mut zones = sessions.linking.zones.clone();
         tokio::select! {
             biased;
             () = sessions.linking.leaving.cancelled() => return sessions.leave().await,
             () = tokio::time::sleep(pause) => {}
+            // A zone that was just named is served at once.
+            Ok(()) = zones.changed() => {}
         }
     }
 }
@@ -284,15 +304,9 @@ async fn dial(linking: &Linking, target: &Target) -> Result<Connection, String> 
         let hint = "; is UDP to this port allowed on the way out?";
         chain(&error) + if silent { hint } else { "" }
     })?;
-    let zones = linking.zones.borrow().clone();
-    if let (Some(zones), Identity::Plane(plane)) = (zones, &connection.peer().identity)
-        && !zones.iter().any(|zone| is_zone(zone, &plane.zone))
-    {
+    if let Some(reason) = linking.excludes(&connection.peer().identity) {
         connection.close(Code::NotAllowed, "this plane is not in the agent's file");
-        return Err(format!(
-            "the plane {}/{} is not in `planes`",
-            plane.region, plane.zone
-        ));
+        return Err(reason);
     }
     Ok(connection)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use culvert_certs::{Credentials, Identity, SignedRecord};
 use culvert_tunnel::{Connection, ConnectionEnd, DriveEnd};
 use culvert_wire::backoff::scaled;
-use culvert_wire::{Code, DialerCommand, DialerEvent, End, Hello, Offer, Reject, Welcome};
+use culvert_wire::{Code, DialerCommand, DialerEvent, End, Health, Hello, Offer, Reject, Welcome};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -97,13 +97,16 @@ impl Session {
     }
 
     fn ended(&self, verdict: Verdict, end: &DriveEnd) -> Ended {
-        match verdict {
+        match &verdict {
             Verdict::Revoked => return Ended::Revoked,
-            Verdict::Rejected(reject) => return self.rejected(&reject),
-            Verdict::Over => {}
+            Verdict::Rejected(reject) => return self.rejected(reject),
+            Verdict::Over | Verdict::Excluded(_) => {}
         }
         if *end == DriveEnd::Machine(End::TransportDead) {
             self.linking.dialer.path_died(&self.connection);
+        }
+        if let Verdict::Excluded(reason) = verdict {
+            return Ended::Again(reason, None);
         }
         if self.retire.is_cancelled() {
             if *end == DriveEnd::Machine(End::Drained { clean: false }) {
@@ -146,26 +149,33 @@ impl Session {
         mut events: mpsc::Receiver<DialerEvent>,
         offers: &mut watch::Receiver<Arc<Offer>>,
     ) -> Verdict {
-        let services = Arc::clone(&self.linking.calls.services);
-        let mut changes = services.changes();
+        let mut changes = self.linking.calls.services.changes();
         let mut ticks = tokio::time::interval(HEALTH_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut reported = None;
         let mut leaving = std::pin::pin!(self.retire.cancelled());
         let mut renewed = self.linking.identity.changes();
-        let mut drains = false;
+        let mut zones = self.linking.zones.clone();
+        // What has changed since the dial counts too.
+        zones.mark_changed();
+        // What it will have come to, once it drains.
+        let mut drains = None;
         loop {
             let command = tokio::select! {
                 biased;
-                () = &mut leaving, if !drains => {
-                    drains = true;
+                () = &mut leaving, if drains.is_none() => {
                     if self.linking.leaving.is_cancelled() {
                         self.shown.drains();
                     }
-                    Some(DialerCommand::Drain { timeout: *self.linking.drain_timeout.borrow() })
+                    drains = Some(Verdict::Over);
+                    Some(self.drain())
+                }
+                Ok(()) = zones.changed(), if drains.is_none() => {
+                    drains = self.excluded();
+                    drains.is_some().then(|| self.drain())
                 }
                 event = events.recv() => match event {
-                    None => return Verdict::Over,
+                    None => return drains.unwrap_or(Verdict::Over),
                     Some(event) => match self.hear(event).await {
                         Heard::Command(command) => Some(command),
                         Heard::Nothing => None,
@@ -176,7 +186,7 @@ impl Session {
                     Some(DialerCommand::Offer(offers.borrow_and_update().as_ref().clone()))
                 }
                 Ok(()) = changes.changed() => None,
-                Ok(()) = renewed.changed(), if !drains => {
+                Ok(()) = renewed.changed(), if drains.is_none() => {
                     self.replace(REPLACE_SMEAR).await;
                     None
                 }
@@ -185,18 +195,37 @@ impl Session {
                     request.map(DialerCommand::Renew)
                 }
             };
-            let health = services.health();
-            let news = (reported.as_ref() != Some(&health)).then(|| {
-                reported = Some(health.clone());
-                DialerCommand::Health(health)
-            });
-            for command in command.into_iter().chain(news) {
+            for command in command.into_iter().chain(self.news(&mut reported)) {
                 if commands.send(command).await.is_err() {
                     // The driver is over; its last events are still there.
                     tracing::trace!("a command came too late");
                 }
             }
         }
+    }
+
+    fn drain(&self) -> DialerCommand {
+        DialerCommand::Drain {
+            timeout: *self.linking.drain_timeout.borrow(),
+        }
+    }
+
+    /// Whether the file has ceased to name the zone of this link's plane.
+    fn excluded(&self) -> Option<Verdict> {
+        let reason = self.linking.excludes(&self.connection.peer().identity)?;
+        tracing::info!(reason, "a link is drained");
+        self.shown.drains();
+        Some(Verdict::Excluded(reason))
+    }
+
+    /// The health of the services, where it is another than was `reported`.
+    fn news(&self, reported: &mut Option<Health>) -> Option<DialerCommand> {
+        let health = self.linking.calls.services.health();
+        if reported.as_ref() == Some(&health) {
+            return None;
+        }
+        *reported = Some(health.clone());
+        Some(DialerCommand::Health(health))
     }
 
     async fn hear(&self, event: DialerEvent) -> Heard {
@@ -262,6 +291,8 @@ impl Session {
 enum Verdict {
     /// See its end.
     Over,
+    /// The file does not name its plane's zone any more, and so it was drained.
+    Excluded(String),
     Rejected(Reject),
     Revoked,
 }

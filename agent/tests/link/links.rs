@@ -358,3 +358,57 @@ async fn a_replacement_is_dialled_until_there_is_one() {
     ));
     serving(&world, 1).await;
 }
+
+/// A zone that the file does not name any more is left; one that it names again is served.
+#[tokio::test]
+async fn a_zone_taken_out_of_the_file_is_drained() {
+    let (pieces, body) = stream();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let backend = Backend::new(move |_| {
+        let body = body.lock().expect("lock").take();
+        async move { body.expect("one call") }
+    })
+    .await;
+    let mut world = World::new(&mcp(backend.addr));
+    let mut link = world.link().await;
+    serving(&world, 1).await;
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = link.open(post()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    done("head", answer.head()).await.expect("a head");
+
+    // One that stays is not touched.
+    let zones = |names: &[&str]| Some(names.iter().map(|n| (*n).to_owned()).collect());
+    world.zones.send_replace(zones(&["orf", "IAD"]));
+    world
+        .services
+        .apply(&services_of(&model(backend.addr, "")))
+        .expect("applied");
+    link.event("an offer of a link that stays", |event| {
+        assert!(!matches!(event, AcceptorEvent::Draining { .. }));
+        matches!(event, AcceptorEvent::Offer(_))
+    })
+    .await;
+
+    world.zones.send_replace(zones(&["IAD"]));
+    link.event("draining", |event| {
+        matches!(event, AcceptorEvent::Draining { .. })
+    })
+    .await;
+    // Named again before the link is gone, or a dial that is refused could come first.
+    world.zones.send_replace(None);
+    pieces.send("late").await.expect("a reader");
+    assert!(
+        matches!(done("piece", answer.next()).await, Ok(Some(Piece::Data(data))) if data == "late")
+    );
+    drop(pieces);
+    done("end", answer.next()).await.expect("whole");
+    drop(answer);
+    done("the link ends", link.driver.join_next()).await;
+    let _back = world.link().await;
+    serving(&world, 1).await;
+}

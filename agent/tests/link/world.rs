@@ -54,7 +54,8 @@ pub(crate) struct World {
     audit: Option<Audit>,
     audit_path: PathBuf,
     pub(crate) dir: tempfile::TempDir,
-    _settings: (watch::Sender<Option<Vec<String>>>, watch::Sender<Duration>),
+    pub(crate) zones: watch::Sender<Option<Vec<String>>>,
+    _drain: watch::Sender<Duration>,
 }
 
 /// A link as the relay holds it.
@@ -145,7 +146,8 @@ impl World {
             audit: Some(audit),
             audit_path,
             dir,
-            _settings: (zones, drain),
+            zones,
+            _drain: drain,
         }
     }
 

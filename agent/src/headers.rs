@@ -3,20 +3,10 @@
 //! Names are compared in a canonical spelling in which `_` is `-`: servers that make
 //! variables of headers do not tell the two apart, so neither may a caller.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
 
-/// Hop-by-hop (RFC 9110, 7.6.1) and framing headers: never carried, in either direction.
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "expect",
-    "http2-settings",
-];
+use culvert_wire::head::is_connection_header;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Credentials and metadata that reach a backend only where its service says `pass:`.
 const DROPPED: &[&str] = &["authorization", "cookie", "x-api-key", "x-tfy-metadata"];
@@ -92,8 +82,8 @@ impl HeaderRules {
         remove(&mut caller, |name| {
             let canon = canonical(name);
             self.drops(name, &[])
-                || is_private(&canon)
-                || is_provenance(&canon)
+                || is_private(canon.as_str())
+                || is_provenance(canon.as_str())
                 || name == header::CONTENT_LENGTH
         });
         caller
@@ -117,24 +107,24 @@ impl HeaderRules {
         self.pass.iter().map(HeaderName::as_str)
     }
 
-    fn drops(&self, name: &HeaderName, named: &[String]) -> bool {
+    fn drops(&self, name: &HeaderName, named: &[HeaderName]) -> bool {
         let canon = canonical(name);
-        if is_hop_by_hop(&canon) || named.contains(&canon) || canon == "host" {
+        if is_hop_by_hop(&canon) || named.contains(&canon) || *canon == header::HOST {
             return true;
         }
         if self.inject.iter().any(|(name, _)| canonical(name) == canon) {
             return true;
         }
         // `content_length` and its like would be read as the header that frames the body.
-        if canon == "content-length" && name != header::CONTENT_LENGTH {
+        if *canon == header::CONTENT_LENGTH && name != header::CONTENT_LENGTH {
             return true;
         }
         // Beside the one spelling that the gateway sets, or that `pass` names, another would be
         // read as the same variable.
-        if is_provenance(&canon) && name.as_str() != canon {
+        if is_provenance(canon.as_str()) && *name != *canon {
             return true;
         }
-        is_private(&canon) && !self.pass.contains(name)
+        is_private(canon.as_str()) && !self.pass.contains(name)
     }
 }
 
@@ -153,7 +143,9 @@ pub fn answer(mut headers: HeaderMap) -> HeaderMap {
 /// What goes back of the trailers that end an answer: nothing that frames it either.
 pub fn answer_trailers(trailers: HeaderMap) -> HeaderMap {
     let mut trailers = answer(trailers);
-    remove(&mut trailers, |name| canonical(name) == "content-length");
+    remove(&mut trailers, |name| {
+        *canonical(name) == header::CONTENT_LENGTH
+    });
     trailers
 }
 
@@ -164,22 +156,27 @@ fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-fn connection_named(headers: &HeaderMap) -> Vec<String> {
+fn connection_named(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase().replace('_', "-"))
+        .filter_map(|name| HeaderName::try_from(name.trim().replace('_', "-")).ok())
         .collect()
 }
 
-fn canonical(name: &HeaderName) -> String {
-    name.as_str().replace('_', "-")
+fn canonical(name: &HeaderName) -> Cow<'_, HeaderName> {
+    if !name.as_str().contains('_') {
+        return Cow::Borrowed(name);
+    }
+    HeaderName::try_from(name.as_str().replace('_', "-")).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
-fn is_hop_by_hop(canon: &str) -> bool {
-    HOP_BY_HOP.contains(&canon)
+/// Hop-by-hop (RFC 9110, 7.6.1) and framing headers, as no link carries them; and `expect`, which
+/// the edge has answered.
+fn is_hop_by_hop(canon: &HeaderName) -> bool {
+    is_connection_header(canon) || *canon == header::EXPECT
 }
 
 fn is_private(canon: &str) -> bool {
@@ -362,7 +359,13 @@ mod tests {
         assert!(HeaderRules::new(vec![(name("connection"), value.clone())], vec![]).is_err());
         assert!(HeaderRules::new(vec![(name("content-length"), value)], vec![]).is_err());
         assert!(HeaderRules::new(vec![], vec![name("host")]).is_err());
-        assert!(HeaderRules::new(vec![], vec![name("transfer-encoding")]).is_err());
+        // What no link carries cannot pass either.
+        for never in ["transfer-encoding", "proxy-authorization", "expect"] {
+            assert!(
+                HeaderRules::new(vec![], vec![name(never)]).is_err(),
+                "{never}"
+            );
+        }
     }
 
     #[test]
@@ -377,7 +380,7 @@ mod tests {
         fn a_caller_cannot_override(spelling in "[xX][-_][tT][eE][aA][mM]", value in "[a-z]{1,8}") {
             let out = rules(&[("x-team", "OURS")], &[]).outgoing(map(&[(&spelling, &value)]), &host());
             for (name, value) in &out {
-                if canonical(name) == "x-team" {
+                if canonical(name).as_str() == "x-team" {
                     prop_assert_eq!(value, "OURS");
                 }
             }

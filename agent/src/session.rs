@@ -307,6 +307,7 @@ fn describe(end: &DriveEnd) -> String {
     match end {
         DriveEnd::Connection(end) => chain(end),
         DriveEnd::Stream(error) => format!("the control stream broke: {}", chain(error)),
+        DriveEnd::Stalled => "the control stream takes nothing any more".to_owned(),
         DriveEnd::Abandoned => "the session was abandoned".to_owned(),
         DriveEnd::Machine(End::TransportDead) => {
             "the path is dead: nothing comes any more".to_owned()

@@ -41,6 +41,7 @@ pub(crate) async fn run(core: Arc<Core>, connection: Connection) {
         DriveEnd::Machine(end) => tracing::info!(%peer, ?end, "link ended"),
         DriveEnd::Connection(end) => tracing::info!(%peer, %end, "link lost"),
         DriveEnd::Stream(error) => tracing::warn!(%peer, %error, "link closed: bad control stream"),
+        DriveEnd::Stalled => tracing::warn!(%peer, "link closed: the agent reads no control frames"),
         DriveEnd::Abandoned => tracing::debug!(%peer, "link abandoned"),
     }
 }

@@ -72,8 +72,22 @@ pub(crate) struct ConnectionWatch(Weak<Inner>);
 
 impl ConnectionWatch {
     pub(crate) fn stands(&self) -> bool {
-        let inner = self.0.upgrade();
-        inner.is_some_and(|inner| Connection { inner }.end().is_none())
+        self.connection()
+            .is_some_and(|connection| connection.end().is_none())
+    }
+
+    /// The connection, as long as somebody holds it.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        let inner = self.0.upgrade()?;
+        Some(Connection { inner })
+    }
+}
+
+impl Drop for Inner {
+    /// What the path has seen outlives the connection: a total never falls.
+    fn drop(&mut self) {
+        let Carrier::Quic { connection, path } = &self.carrier;
+        path.ended(connection.stats().path.black_holes_detected);
     }
 }
 

@@ -3,25 +3,25 @@
 //! One task drives one connection. It wakes for a frame, a command, a timer, or the first call of
 //! an idle connection, and never for a call of a busy one.
 
+mod reader;
+mod writer;
+
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use culvert_wire::limits::PING_BUSY;
-use culvert_wire::{
-    Acceptor, AcceptorEvent, Code, ControlDecoder, ControlFrame, Dialer, End, FrameError, Machine,
-};
+use culvert_wire::{Acceptor, AcceptorEvent, Code, ControlFrame, Dialer, End, FrameError, Machine};
+use reader::ControlReader;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use writer::ControlWriter;
 
 use crate::connection::Connection;
 use crate::error::ConnectionEnd;
 use crate::frames::CONTROL_PRIORITY;
-use crate::limits::{CHUNKS_PER_READ, CONTROL_BACKLOG, CONTROL_LINGER};
-use crate::stream::{HalfError, RecvHalf, SendHalf};
+use crate::limits::{CONTROL_FULL_LOOK, CONTROL_LINGER};
+use crate::stream::{RecvHalf, SendHalf};
 
 /// The control stream of a connection.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct ControlStream {
     connection: Connection,
     writer: ControlWriter,
     reader: ControlReader,
+    /// No call is opened any more: the peer that finishes its stream has said its goodbye before.
+    goodbye: bool,
 }
 
 /// Why a control stream is driven no more. The connection is closed by then.
@@ -40,6 +42,9 @@ pub enum DriveEnd {
     Connection(ConnectionEnd),
     /// The peer sent what is no frame, or ended the stream.
     Stream(FrameError),
+    /// The peer has not read the stream for [`CONTROL_STALL`](crate::limits::CONTROL_STALL), while
+    /// something waited for it.
+    Stalled,
     /// Whoever takes the events is gone.
     Abandoned,
 }
@@ -73,6 +78,7 @@ impl ControlStream {
             connection,
             writer: ControlWriter::new(send),
             reader: ControlReader::new(recv),
+            goodbye: false,
         }
     }
 
@@ -95,7 +101,7 @@ impl ControlStream {
             if let Some(end) = self.settle(&mut machine, &mut outlet) {
                 break end;
             }
-            set_timer(timer.as_mut(), machine.poll_timeout());
+            set_timer(timer.as_mut(), self.due(machine.poll_timeout()));
             let watches = rises.matter(machine.poll_timeout());
             let happening = tokio::select! {
                 biased;
@@ -126,11 +132,26 @@ impl ControlStream {
         end
     }
 
+    /// When to look at the machine and at the writer, should nothing happen before.
+    fn due(&self, machine: Option<std::time::Instant>) -> Option<std::time::Instant> {
+        let stall = self.writer.stall_due();
+        // Frames that are due cannot be written now, and would be due again at once.
+        let machine = match machine {
+            Some(due) if self.writer.is_full() => Some(due.max(now() + CONTROL_FULL_LOOK)),
+            due => due,
+        };
+        match (machine, stall) {
+            (Some(machine), Some(stall)) => Some(machine.min(stall)),
+            (machine, stall) => machine.or(stall),
+        }
+    }
+
     /// A peer that finishes the stream has said its last word, and closes the connection once that
-    /// has arrived. The close says why.
+    /// has arrived. The close says why; where it is lost, an agent that had drained is drained.
     async fn farewell<C>(&self) -> Happening<C> {
         match timeout(CONTROL_LINGER, self.connection.closed()).await {
             Ok(_end) => Happening::Lost,
+            Err(_elapsed) if self.goodbye => Happening::Gone,
             Err(_elapsed) => Happening::Broken(FrameError::Cut),
         }
     }
@@ -157,6 +178,10 @@ impl ControlStream {
                 return Some(DriveEnd::Connection(end));
             }
             Happening::Broken(error) => return Some(DriveEnd::Stream(error)),
+            Happening::Gone => {
+                let clean = self.connection.calls() == 0;
+                return Some(DriveEnd::Machine(End::Drained { clean }));
+            }
             Happening::Abandoned => return Some(DriveEnd::Abandoned),
         }
         machine.handle_timeout(now);
@@ -169,10 +194,14 @@ impl ControlStream {
         while let Some(event) = machine.poll_event() {
             if M::ends_calls(&event) {
                 self.connection.end_calls();
+                self.goodbye = true;
             }
             outlet.waiting.push_back(event);
         }
-        while self.writer.backlog < CONTROL_BACKLOG
+        if self.writer.has_stalled() {
+            return Some(DriveEnd::Stalled);
+        }
+        while !self.writer.is_full()
             && let Some(frame) = machine.poll_frame(now())
         {
             if let Err(error) = self.writer.push(&frame) {
@@ -202,6 +231,10 @@ impl ControlStream {
             DriveEnd::Stream(error) => {
                 self.connection.close(error.code(), &error.to_string());
             }
+            DriveEnd::Stalled => {
+                self.connection
+                    .close(Code::AgentGone, "the control stream is not read");
+            }
             DriveEnd::Abandoned => self.connection.close(Code::AgentGone, "abandoned"),
             DriveEnd::Connection(_) => {}
         }
@@ -223,6 +256,8 @@ enum Happening<C> {
     Frame(ControlFrame),
     Command(C),
     Finished,
+    /// The peer has left as it had announced.
+    Gone,
     Lost,
     Broken(FrameError),
     Abandoned,
@@ -277,99 +312,6 @@ impl<M: Machine> Outlet<M> {
             }
         }
         Happening::Nothing
-    }
-}
-
-#[derive(Debug)]
-struct ControlWriter {
-    send: SendHalf,
-    pending: VecDeque<Bytes>,
-    backlog: usize,
-}
-
-impl ControlWriter {
-    fn new(send: SendHalf) -> Self {
-        Self {
-            send,
-            pending: VecDeque::new(),
-            backlog: 0,
-        }
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
-    fn push(&mut self, frame: &ControlFrame) -> Result<(), FrameError> {
-        let mut bytes = BytesMut::new();
-        frame.encode(&mut bytes)?;
-        self.backlog += bytes.len();
-        self.pending.push_back(bytes.freeze());
-        Ok(())
-    }
-
-    async fn flushed<C>(&mut self) -> Happening<C> {
-        match poll_fn(|cx| self.poll_flush(cx)).await {
-            Ok(()) => Happening::Nothing,
-            Err(HalfError::Lost) => Happening::Lost,
-            Err(HalfError::Peer(_)) => Happening::Broken(FrameError::Cut),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
-        while self.is_waiting() {
-            let chunks = self.pending.make_contiguous();
-            let (gone, bytes) = ready!(self.send.poll_write(cx, chunks))?;
-            self.pending.drain(..gone);
-            self.backlog = self
-                .backlog
-                .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[derive(Debug)]
-struct ControlReader {
-    recv: RecvHalf,
-    decoder: ControlDecoder,
-    ahead: VecDeque<Bytes>,
-}
-
-impl ControlReader {
-    fn new(recv: RecvHalf) -> Self {
-        Self {
-            recv,
-            decoder: ControlDecoder::new(),
-            ahead: VecDeque::new(),
-        }
-    }
-
-    async fn frame<C>(&mut self) -> Happening<C> {
-        poll_fn(|cx| self.poll_frame(cx)).await
-    }
-
-    fn poll_frame<C>(&mut self, cx: &mut Context<'_>) -> Poll<Happening<C>> {
-        loop {
-            match self.decoder.next_frame() {
-                Ok(Some(frame)) => return Poll::Ready(Happening::Frame(frame)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Happening::Broken(error)),
-            }
-            if let Some(chunk) = self.ahead.pop_front() {
-                self.decoder.push(chunk);
-                continue;
-            }
-            let mut chunks: [Bytes; CHUNKS_PER_READ] = Default::default();
-            match ready!(self.recv.poll_read(cx, &mut chunks)) {
-                Ok(Some(count)) => self.ahead.extend(chunks.into_iter().take(count)),
-                Ok(None) => return Poll::Ready(Happening::Finished),
-                Err(HalfError::Peer(_)) => {
-                    return Poll::Ready(Happening::Broken(FrameError::Cut));
-                }
-                Err(HalfError::Lost) => return Poll::Ready(Happening::Lost),
-            }
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connection::Connection;
-use crate::endpoints::{DialEndpoint, Endpoints};
+use crate::endpoints::{DialEndpoint, Endpoints, PathTotals};
 use crate::error::ConnectionEnd;
 use crate::limits::{ADDRESSES_PER_DIAL, DIAL_TIMEOUT, NEXT_ADDRESS_DELAY, RESOLVE_TIMEOUT};
 use crate::listener::prove;
@@ -108,10 +108,20 @@ impl Dialer {
             .retire(connection.local_port());
     }
 
-    /// What the kernel refused to send, over all sockets that are open.
-    pub fn send_errors(&self) -> SendErrors {
-        let (v4, v6) = (lock(&self.v4).send_errors(), lock(&self.v6).send_errors());
+    /// What all sockets and paths have seen so far.
+    pub fn totals(&self) -> PathTotals {
+        let (v4, v6) = (lock(&self.v4).totals(), lock(&self.v6).totals());
         v4.sum(v6)
+    }
+
+    /// Waits until every connection that was closed has told its peer so. A process that ends before
+    /// takes its last words with it.
+    pub async fn goodbyes(&self) {
+        let mut endpoints = lock(&self.v4).all();
+        endpoints.append(&mut lock(&self.v6).all());
+        for endpoint in endpoints {
+            endpoint.wait_idle().await;
+        }
     }
 
     async fn race(

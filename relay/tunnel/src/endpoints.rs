@@ -30,6 +30,8 @@ pub(crate) struct Endpoints {
     open: VecDeque<Carrying>,
     /// Whether the newest may serve another dial.
     usable: bool,
+    /// What endpoints had counted that are no more.
+    past: PathTotals,
 }
 
 /// An endpoint, and the connections that were made from it: quinn counts dials that failed too.
@@ -45,6 +47,7 @@ impl Endpoints {
             bind_to,
             open: VecDeque::new(),
             usable: false,
+            past: PathTotals::default(),
         }
     }
 
@@ -74,7 +77,9 @@ impl Endpoints {
     pub(crate) fn carries(&mut self, port: u16, connection: &Connection) {
         let from = self.open.iter_mut().find(|open| open.endpoint.port == port);
         if let Some(from) = from {
-            from.connections.retain(ConnectionWatch::stands);
+            // One that has ended is counted by its socket once nobody holds it.
+            let held = |watch: &ConnectionWatch| watch.connection().is_some();
+            from.connections.retain(held);
             from.connections.push(connection.watch());
         }
     }
@@ -90,30 +95,97 @@ impl Endpoints {
         }
     }
 
-    pub(crate) fn send_errors(&self) -> SendErrors {
-        let errors = self
-            .open
-            .iter()
-            .map(|open| open.endpoint.path.send_errors());
-        errors.fold(SendErrors::default(), SendErrors::sum)
+    /// What all sockets and paths have counted so far, those that are gone included.
+    pub(crate) fn totals(&self) -> PathTotals {
+        let open = self.open.iter().map(Carrying::totals);
+        open.fold(self.past, PathTotals::sum)
+    }
+
+    /// The endpoints that are open.
+    pub(crate) fn all(&self) -> Vec<Endpoint> {
+        let open = self.open.iter();
+        open.map(|open| open.endpoint.endpoint.clone()).collect()
     }
 
     /// Lets go of endpoints without connections, and where that is not enough, of the oldest on
     /// which none stands. Says whether there is room for another.
     fn make_room(&mut self) -> bool {
-        self.open
-            .retain(|open| open.endpoint.endpoint.open_connections() > 0);
+        let past = &mut self.past;
+        self.open.retain(|open| {
+            let carries = open.endpoint.endpoint.open_connections() > 0;
+            if !carries {
+                *past = past.sum(open.totals()).of_the_past();
+            }
+            carries
+        });
         while self.open.len() >= ENDPOINTS_PER_FAMILY {
             let idle = |open: &Carrying| !open.connections.iter().any(ConnectionWatch::stands);
             let Some(oldest) = self.open.iter().position(idle) else {
                 return false;
             };
             if let Some(oldest) = self.open.remove(oldest) {
+                self.past = self.past.sum(oldest.totals()).of_the_past();
                 let endpoint = oldest.endpoint.endpoint;
                 endpoint.close(error_code(Code::AgentGone), b"path died");
             }
         }
         true
+    }
+}
+
+impl Carrying {
+    fn totals(&self) -> PathTotals {
+        let past = PathTotals {
+            send_errors: self.endpoint.path.send_errors(),
+            black_holes: self.endpoint.path.past_black_holes(),
+            least_mtu: None,
+        };
+        let held = self
+            .connections
+            .iter()
+            .filter_map(ConnectionWatch::connection);
+        held.fold(past, |sum, connection| {
+            let stats = connection.stats();
+            sum.sum(PathTotals {
+                send_errors: SendErrors::default(),
+                black_holes: stats.black_holes,
+                least_mtu: connection.end().is_none().then_some(stats.mtu),
+            })
+        })
+    }
+}
+
+/// What the sockets and paths of a dialler have seen, over all its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathTotals {
+    /// What the kernel refused to send since the dialler was made.
+    pub send_errors: SendErrors,
+    /// How often large packets stopped to arrive since the dialler was made.
+    pub black_holes: u64,
+    /// The smallest path MTU of the connections that stand, bytes; none where none stands.
+    pub least_mtu: Option<u16>,
+}
+
+impl PathTotals {
+    /// Of two groups of paths together.
+    #[must_use]
+    pub(crate) fn sum(self, other: Self) -> Self {
+        Self {
+            send_errors: self.send_errors.sum(other.send_errors),
+            black_holes: self.black_holes + other.black_holes,
+            least_mtu: match (self.least_mtu, other.least_mtu) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+        }
+    }
+
+    /// What was counted stays; what was a path's present state does not.
+    fn of_the_past(self) -> Self {
+        Self {
+            least_mtu: None,
+            ..self
+        }
     }
 }
 
@@ -152,5 +224,24 @@ mod tests {
             assert!(endpoints.open.len() <= ENDPOINTS_PER_FAMILY);
         }
         assert!(ports.len() > 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_counted_outlives_the_endpoint_that_counted_it() {
+        let mut endpoints = Endpoints::new(IpAddr::from([127, 0, 0, 1]));
+        let options = UdpOptions::default();
+        let first = endpoints.current(&options).unwrap();
+        first.path.ended(3);
+        for _ in 0..=ENDPOINTS_PER_FAMILY {
+            let current = endpoints.current(&options).unwrap();
+            endpoints.retire(current.port);
+        }
+        let ports: Vec<u16> = endpoints
+            .open
+            .iter()
+            .map(|open| open.endpoint.port)
+            .collect();
+        assert!(!ports.contains(&first.port), "it is still open");
+        assert_eq!(endpoints.totals().black_holes, 3);
     }
 }

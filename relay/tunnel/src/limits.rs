@@ -53,6 +53,10 @@ pub const RETRY_ABOVE: usize = 128;
 /// Open handshakes above which newcomers are refused.
 pub const REFUSE_ABOVE: usize = 1_024;
 
+/// Handshakes that may begin a second, for each core: each costs it about a millisecond, and the
+/// links that stand need the rest.
+pub const HANDSHAKES_PER_CORE: u32 = 300;
+
 /// First packets that quinn keeps for a connection not yet accepted, bytes.
 pub const INCOMING_BUFFER: u64 = 16 << 10;
 
@@ -81,6 +85,14 @@ pub const PROBE_TIMEOUT: Duration = wire::SERVING_DEAD;
 
 /// Bytes that control frames may wait with before the driver stops asking its machine for more.
 pub const CONTROL_BACKLOG: usize = 512 << 10;
+
+/// A control stream that takes nothing for so long, while something waits, is one whose peer does
+/// not read: what serves it is dead.
+pub const CONTROL_STALL: Duration = wire::SERVING_DEAD;
+
+/// Least sleep of a driver whose machine has more to say than the stream takes. What is due cannot
+/// be written then, and only deadlines are looked for.
+pub const CONTROL_FULL_LOOK: Duration = wire::SECOND_LOOK;
 
 /// How long the last control frame may take to arrive before the connection is closed.
 pub const CONTROL_LINGER: Duration = Duration::from_secs(1);

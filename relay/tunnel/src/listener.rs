@@ -11,12 +11,13 @@ use culvert_wire::Code;
 use quinn::rustls::pki_types::CertificateDer;
 use quinn::{Endpoint, ServerConfig};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::connection::Connection;
 use crate::error::ConnectionEnd;
+use crate::flood::{FloodLimits, HandshakeRate, Verdict};
 use crate::keys::ResetKeys;
-use crate::limits::{HANDSHAKE_TIMEOUT, REFUSE_ABOVE, RETRY_ABOVE};
+use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::quic::{EndpointError, listening_endpoint, server_config};
 use crate::quiet;
 use crate::stream::error_code;
@@ -31,25 +32,8 @@ pub struct QuicListener {
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     config: Arc<ServerConfig>,
     flood: FloodLimits,
+    rate: Arc<HandshakeRate>,
     open: Arc<AtomicUsize>,
-}
-
-/// What a listener does about many handshakes at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FloodLimits {
-    /// Open handshakes above which an address has to be proven first.
-    pub retry_above: usize,
-    /// Open handshakes above which newcomers are refused.
-    pub refuse_above: usize,
-}
-
-impl Default for FloodLimits {
-    fn default() -> Self {
-        Self {
-            retry_above: RETRY_ABOVE,
-            refuse_above: REFUSE_ABOVE,
-        }
-    }
 }
 
 impl QuicListener {
@@ -74,6 +58,7 @@ impl QuicListener {
             tls,
             config: Arc::new(config),
             flood: FloodLimits::default(),
+            rate: Arc::new(HandshakeRate::new(HandshakeRate::per_second_here())),
             open: Arc::default(),
         })
     }
@@ -82,6 +67,13 @@ impl QuicListener {
     #[must_use]
     pub fn with_flood_limits(mut self, limits: FloodLimits) -> Self {
         self.flood = limits;
+        self
+    }
+
+    /// Shares a rate of handshakes with other doors, in place of one of its own.
+    #[must_use]
+    pub fn with_handshake_rate(mut self, rate: Arc<HandshakeRate>) -> Self {
+        self.rate = rate;
         self
     }
 
@@ -108,20 +100,21 @@ impl QuicListener {
     pub async fn accept(&mut self) -> Option<Incoming> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            let open = self.open_handshakes();
-            if open >= self.flood.refuse_above {
-                incoming.refuse();
-            } else if open >= self.flood.retry_above && !incoming.remote_address_validated() {
+            let (open, now) = (self.open_handshakes(), Instant::now().into_std());
+            let validated = incoming.remote_address_validated();
+            match self.flood.judge(open, validated, &self.rate, now) {
+                Verdict::Begin => {
+                    self.follow_tls();
+                    return Some(Incoming {
+                        incoming,
+                        config: self.config.clone(),
+                        path: self.path.clone(),
+                        slot: HandshakeSlot::new(&self.open),
+                    });
+                }
                 // It fails only for an address that is validated.
-                drop(incoming.retry());
-            } else {
-                self.follow_tls();
-                return Some(Incoming {
-                    incoming,
-                    config: self.config.clone(),
-                    path: self.path.clone(),
-                    slot: HandshakeSlot::new(&self.open),
-                });
+                Verdict::Retry => drop(incoming.retry()),
+                Verdict::Refuse => incoming.refuse(),
             }
         }
     }

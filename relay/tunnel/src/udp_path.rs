@@ -11,7 +11,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -66,6 +66,8 @@ pub struct UdpPath {
     io: UdpSocket,
     state: UdpSocketState,
     errors: SendErrorCounters,
+    /// Black holes that connections found which have ended.
+    black_holes: AtomicU64,
     buffers: Buffers,
     /// Set where the kernel's buffer was full: only then do writers wait for it.
     full: AtomicBool,
@@ -94,6 +96,7 @@ impl UdpPath {
             io: UdpSocket::from_std(socket.into())?,
             state,
             errors: SendErrorCounters::default(),
+            black_holes: AtomicU64::new(0),
             buffers,
             full: AtomicBool::new(false),
             tap: options.tap,
@@ -103,6 +106,16 @@ impl UdpPath {
     /// What the kernel refused to send so far.
     pub fn send_errors(&self) -> SendErrors {
         self.errors.snapshot()
+    }
+
+    /// A connection over this socket is no more, and had found so many black holes.
+    pub(crate) fn ended(&self, black_holes: u64) {
+        self.black_holes.fetch_add(black_holes, Ordering::Relaxed);
+    }
+
+    /// Black holes that connections found which have ended.
+    pub(crate) fn past_black_holes(&self) -> u64 {
+        self.black_holes.load(Ordering::Relaxed)
     }
 
     /// The kernel buffers as they are.

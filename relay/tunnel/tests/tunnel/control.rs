@@ -1,11 +1,16 @@
 //! Both control machines over a real link.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use culvert_tunnel::{Connection, ConnectionEnd, DriveEnd, OpenError, UdpOptions};
+use bytes::BytesMut;
+use culvert_tunnel::limits::{CONTROL_FULL_LOOK, CONTROL_STALL};
+use culvert_tunnel::{Connection, ConnectionEnd, DriveEnd, Driven, OpenError, UdpOptions};
 use culvert_wire::{
-    Acceptor, AcceptorCommand, AcceptorEvent, Code, Dialer, DialerCommand, DialerEvent, End, Hello,
-    InstanceId, Offer, PlaneName, Reject, ReplicaId, SessionId, Settings, Welcome,
+    Acceptor, AcceptorCommand, AcceptorEvent, Code, ControlFrame, Dialer, DialerCommand,
+    DialerEvent, Drain, End, Hello, InstanceId, Machine, Offer, PlaneName, Reject, ReplicaId,
+    SessionId, Settings, Welcome,
 };
 use tokio::sync::mpsc;
 
@@ -262,6 +267,100 @@ async fn a_control_stream_that_ends_ends_the_link() {
     }
 }
 
+/// An agent's process may end before the close that follows its last word has left.
+#[tokio::test]
+async fn an_agent_that_drained_and_went_without_a_close_has_drained() {
+    let peer = RawAgent::up().await;
+    let mut relay = drive_relay(&peer.relay);
+    let (mut send, _recv) = peer.agent.open_bi().await.unwrap();
+    send.write_all(&frame(ControlFrame::Hello(hello())))
+        .await
+        .unwrap();
+    relay.event().await;
+    relay.command(AcceptorCommand::Welcome(welcome())).await;
+    let drain = ControlFrame::Drain(Drain { timeout_ms: 1_000 });
+    send.write_all(&frame(drain)).await.unwrap();
+    assert!(matches!(
+        relay.event().await,
+        AcceptorEvent::Draining { .. }
+    ));
+    send.finish().unwrap();
+    let ended = relay.driving.output("ended").await;
+    assert_eq!(ended, DriveEnd::Machine(End::Drained { clean: true }));
+}
+
+/// Has always something to say, as a machine has whose ping is due.
+struct Talker {
+    turns: Arc<AtomicUsize>,
+}
+
+impl Machine for Talker {
+    type Command = DialerCommand;
+    type Event = DialerEvent;
+
+    fn observe(&mut self, _now: Instant, _seen: culvert_wire::Observation) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn handle_command(&mut self, _now: Instant, _command: DialerCommand) {}
+
+    fn handle_frame(
+        &mut self,
+        _now: Instant,
+        _frame: ControlFrame,
+    ) -> Result<(), culvert_wire::Violation> {
+        Ok(())
+    }
+
+    fn handle_timeout(&mut self, _now: Instant) {}
+
+    fn poll_event(&mut self) -> Option<DialerEvent> {
+        None
+    }
+
+    fn poll_frame(&mut self, _now: Instant) -> Option<ControlFrame> {
+        Some(ControlFrame::Planes(vec![0; 32 << 10].into()))
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Some(Instant::now())
+    }
+
+    fn end(&self) -> Option<End> {
+        None
+    }
+}
+
+impl Driven for Talker {
+    fn ends_calls(_event: &DialerEvent) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_no_control_frames_ends_the_link_and_takes_no_core() {
+    let peer = RawRelay::up().await;
+    let stream = peer.agent.open_control().await.unwrap();
+    let turns = Arc::new(AtomicUsize::new(0));
+    let talker = Talker {
+        turns: turns.clone(),
+    };
+    let (_commands, inlet) = mpsc::channel(8);
+    let (outlet, _events) = mpsc::channel(8);
+    let started = Instant::now();
+    let driving = run(stream.drive(talker, inlet, outlet));
+    let (_send, _recv) = done("control", peer.relay.accept_bi()).await.unwrap();
+    assert_eq!(driving.output("stalled").await, DriveEnd::Stalled);
+    let (took, turns) = (started.elapsed(), turns.load(Ordering::SeqCst));
+    println!("stalled after {took:?}, {turns} turns");
+    assert!(took >= CONTROL_STALL && took < CONTROL_STALL * 5);
+    // The frames that the window takes, and a look now and then while nothing goes.
+    let looks = took.as_millis() / CONTROL_FULL_LOOK.as_millis();
+    assert!(turns as u128 <= 100 + 2 * looks, "{turns} turns");
+    let closed = done("closed", peer.relay.closed()).await;
+    assert_eq!(closed, application_close(&closed, Code::AgentGone));
+}
+
 #[tokio::test]
 async fn an_owner_that_is_gone_ends_the_link() {
     let link = Link::up().await;
@@ -274,8 +373,7 @@ async fn an_owner_that_is_gone_ends_the_link() {
 
 #[tokio::test]
 async fn a_path_that_went_silent_is_found_dead_by_both_ends() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     use culvert_tunnel::udp_path::{Tap, Verdict};
 
@@ -309,6 +407,12 @@ async fn a_path_that_went_silent_is_found_dead_by_both_ends() {
     println!("relay: dead after {:?}", started.elapsed());
     assert_eq!(ended, DriveEnd::Machine(End::TransportDead));
     draining.output("draining").await;
+}
+
+fn frame(frame: ControlFrame) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    frame.encode(&mut bytes).unwrap();
+    bytes
 }
 
 fn hello() -> Hello {

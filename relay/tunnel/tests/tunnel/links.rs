@@ -1,6 +1,6 @@
 //! Dialling, accepting, and what stands in the way.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use culvert_tunnel::limits::DIAL_TIMEOUT;
 use culvert_tunnel::limits::ENDPOINTS_PER_FAMILY;
 use culvert_tunnel::udp_path::{Tap, Verdict};
 use culvert_tunnel::{
-    Connection, ConnectionEnd, DialError, Dialer, FloodLimits, HandshakeError, ResetKeys, Target,
-    Transport, UdpOptions,
+    Connection, ConnectionEnd, DialError, Dialer, FloodLimits, HandshakeError, HandshakeRate,
+    ResetKeys, Target, Transport, UdpOptions,
 };
 use culvert_wire::Code;
 
-use crate::world::{Link, Relay, Town, done, target};
+use crate::world::{Link, Relay, Town, done, echo_all, round_trip, run, target};
 
 /// The bound of a dial that gets no reply.
 const NO_REPLY: Duration = Duration::from_secs(3);
@@ -253,6 +253,94 @@ async fn under_flood_addresses_are_proven_and_then_refused() {
     })
     .await;
     assert!(matches!(error, DialError::PeerTls(_)), "{error:?}");
+}
+
+/// One handshake a second over all doors: of a crowd most are turned away, and not all.
+#[tokio::test]
+async fn above_the_rate_of_handshakes_newcomers_are_refused() {
+    let town = Town::new();
+    let rate = Arc::new(HandshakeRate::new(1));
+    let mut relay = Relay::bind(&town, UdpOptions::default()).with_handshake_rate(rate);
+    let (dialer, target) = (Dialer::new(UdpOptions::default()), relay.target());
+    let crowd = async {
+        let dials = (0..20).map(|_| dial(&dialer, &town, &target));
+        futures_util::future::join_all(dials).await
+    };
+    let accepting = async {
+        let mut let_in = Vec::new();
+        loop {
+            let_in.push(relay.accept().await);
+        }
+    };
+    let dials = done("the crowd", async {
+        tokio::select! {
+            dials = crowd => dials,
+            () = accepting => unreachable!("it accepts for ever"),
+        }
+    })
+    .await;
+    let let_in = dials.iter().filter(|dialled| dialled.is_ok()).count();
+    println!("{let_in} of {} were let in", dials.len());
+    assert!((1..20).contains(&let_in));
+    for refused in dials.into_iter().filter_map(Result::err) {
+        assert!(matches!(refused, DialError::PeerTls(_)), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_served_over_ipv6() {
+    let town = Town::new();
+    let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    if UdpSocket::bind(loopback).is_err() {
+        return println!("SKIPPED: this machine has no IPv6 loopback");
+    }
+    let keys = ResetKeys::random().unwrap();
+    let mut relay = Relay::bind_to(loopback, &town, keys, UdpOptions::default());
+    let (dialer, target) = (Dialer::new(UdpOptions::default()), relay.target());
+    assert_eq!(target.host, "::1");
+    let (agent, relay) = dial_and_accept(&dialer, &town, &mut relay, &target).await;
+    assert!(agent.remote().is_ipv6() && relay.remote().is_ipv6());
+    let serving = run(echo_all(agent));
+    let back = done("the echo", round_trip(&relay, "over IPv6".into())).await;
+    assert_eq!(back.unwrap(), b"over IPv6");
+    relay.close(Code::Draining, "");
+    serving.output("the agent").await;
+}
+
+#[tokio::test]
+async fn what_paths_have_seen_is_counted() {
+    let link = Link::up().await;
+    let totals = link.dialer.totals();
+    assert_eq!((totals.send_errors.total(), totals.black_holes), (0, 0));
+    assert!(totals.least_mtu.is_some_and(|mtu| mtu >= 1_200));
+    let Link { agent, dialer, .. } = link;
+    agent.close(Code::Draining, "");
+    assert_eq!(dialer.totals().least_mtu, None, "no path stands");
+}
+
+/// A process that ends with its last word unsent leaves the peer to a time-out.
+#[tokio::test]
+async fn a_closed_connection_has_told_its_peer_before_the_dialler_goes() {
+    let town = Arc::new(Town::new());
+    let mut relay = Relay::bind(&town, UdpOptions::default());
+    let (target, agents_town) = (relay.target(), town.clone());
+    let agent = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let dialer = Dialer::new(UdpOptions::default());
+            let connection = dial(&dialer, &agents_town, &target).await.unwrap();
+            connection.close(Code::Draining, "");
+            done("the goodbye", dialer.goodbyes()).await;
+        });
+    });
+    let connection = done("link up", relay.accept()).await;
+    let end = done("the close", connection.closed()).await;
+    let draining = |end: &ConnectionEnd| matches!(end, ConnectionEnd::Peer { code, .. } if *code == Code::Draining);
+    assert!(draining(&end), "{end:?}");
+    agent.join().unwrap();
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use culvert_certs::{
     AgentId, AgentIdentity, Authority, Credentials, Expect, Identity, PlaneIdentity, tls,
 };
 use culvert_tunnel::{
-    Arrival, CallError, Connection, Dialer, FloodLimits, IncomingCall, Piece, QuicListener,
-    ResetKeys, Target, UdpOptions, Verify,
+    Arrival, CallError, Connection, Dialer, FloodLimits, HandshakeRate, IncomingCall, Piece,
+    QuicListener, ResetKeys, Target, UdpOptions, Verify,
 };
 use culvert_wire::{CallId, Caller, Head, Open, RequestId, ServiceName};
 use http::{HeaderMap, Method, StatusCode};
@@ -125,6 +125,11 @@ impl Relay {
 
     pub(crate) fn with_flood_limits(mut self, limits: FloodLimits) -> Self {
         self.listener = self.listener.with_flood_limits(limits);
+        self
+    }
+
+    pub(crate) fn with_handshake_rate(mut self, rate: Arc<HandshakeRate>) -> Self {
+        self.listener = self.listener.with_handshake_rate(rate);
         self
     }
 

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::Ground;
+use super::names::Names;
 use super::tls::{TlsClient, TlsSetupError};
 use crate::config::{Scheme, ServiceDef, ServiceUrl};
 use crate::reach::{Forbidden, Reach};
@@ -24,7 +26,7 @@ const MAX_ADDRESSES: usize = 8;
 pub enum ConnectError {
     /// The name does not resolve.
     #[error("the name does not resolve")]
-    Resolve(#[source] io::Error),
+    Resolve(#[source] Arc<io::Error>),
     /// It resolves to nothing.
     #[error("the name has no address")]
     NoAddress,
@@ -43,6 +45,9 @@ pub enum ConnectError {
     /// Each connection closed before it took the request.
     #[error("the backend closes every connection before it takes a request")]
     Closing,
+    /// The connection that several waited for was not made.
+    #[error(transparent)]
+    Shared(Arc<Self>),
     /// `connect_timeout` has passed.
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
@@ -63,8 +68,8 @@ pub(super) struct Connector {
 /// How names become addresses.
 #[derive(Clone, Debug)]
 pub(super) enum Resolver {
-    /// The system's resolver.
-    System,
+    /// As the system does.
+    System(Names),
     /// Each look-up takes the next of these answers, for ever the last.
     #[cfg(test)]
     Scripted(Arc<std::sync::Mutex<Vec<Vec<SocketAddr>>>>),
@@ -74,7 +79,7 @@ impl Connector {
     pub(super) fn new(
         def: &ServiceDef,
         url: &ServiceUrl,
-        own: Arc<[SocketAddr]>,
+        ground: &Ground,
     ) -> Result<Self, TlsSetupError> {
         Ok(Self {
             host: url.host.clone(),
@@ -85,8 +90,8 @@ impl Connector {
                 Scheme::Https => Some(TlsClient::new(&def.tls, url)?),
             },
             timeout: def.connect_timeout,
-            own,
-            resolver: Resolver::System,
+            own: Arc::clone(&ground.own),
+            resolver: Resolver::System(ground.names.clone()),
         })
     }
 
@@ -99,6 +104,11 @@ impl Connector {
     #[cfg(test)]
     pub(super) fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// Whether it may turn out to speak HTTP/2.
+    pub(super) fn may_share(&self) -> bool {
+        self.tls.is_some()
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -158,10 +168,7 @@ impl Connector {
 impl Resolver {
     async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
         match self {
-            Self::System => tokio::net::lookup_host((host, port))
-                .await
-                .map(Iterator::collect)
-                .map_err(ConnectError::Resolve),
+            Self::System(names) => names.look_up(host, port).await,
             #[cfg(test)]
             Self::Scripted(answers) => {
                 let mut answers = answers.lock().expect("no panic under the lock");

@@ -3,6 +3,8 @@
 mod answer;
 mod balance;
 mod connect;
+mod dials;
+mod names;
 mod pool;
 mod tls;
 
@@ -26,6 +28,7 @@ pub use tls::TlsSetupError;
 
 use crate::config::ServiceDef;
 use connect::Connector;
+use names::Names;
 use pool::{Pool, Ready};
 
 /// A request's body on its way to a backend.
@@ -61,6 +64,33 @@ impl From<&hyper::Error> for BackendFailure {
         } else {
             Self::Reset
         }
+    }
+}
+
+/// What the backends of all services share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// The agent's own listeners, which no backend may be.
+    own: Arc<[SocketAddr]>,
+    /// Runs connections and look-ups.
+    tasks: TaskTracker,
+    names: Names,
+}
+
+impl Ground {
+    /// `own` are the agent's listeners, which no backend may be; `tasks` runs what goes on beside
+    /// calls.
+    pub fn new(own: Arc<[SocketAddr]>, tasks: TaskTracker) -> Self {
+        Self {
+            names: Names::new(tasks.clone()),
+            own,
+            tasks,
+        }
+    }
+
+    /// Runs what goes on beside calls.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
     }
 }
 
@@ -108,20 +138,19 @@ impl Backends {
     /// [`TlsSetupError`] where certificates of the file do not fit.
     pub fn new(
         def: &ServiceDef,
-        own: &Arc<[SocketAddr]>,
-        tasks: &TaskTracker,
+        ground: &Ground,
         before: Option<&Self>,
     ) -> Result<Self, TlsSetupError> {
         let alarm = before.map_or_else(Arc::default, |before| Arc::clone(&before.alarm));
         let backend = |(at, url): (usize, &crate::config::ServiceUrl)| {
             let known = before.and_then(|before| before.list.get(at));
-            let connector = Connector::new(def, url, Arc::clone(own))?;
+            let connector = Connector::new(def, url, ground)?;
             Ok(Backend {
                 endpoint: match known {
                     Some(known) => Arc::clone(&known.endpoint),
                     None => Arc::new(Endpoint::new(url.text.clone(), Arc::clone(&alarm))),
                 },
-                pool: Pool::new(connector, tasks.clone()),
+                pool: Pool::new(connector, ground.tasks.clone()),
                 url: url.clone(),
                 headers: def.headers.clone(),
             })

@@ -13,10 +13,12 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, header};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{Answer, AnswerBody};
 use super::connect::{BackendStream, ConnectError, Connector};
+use super::dials::{Dials, Made};
 use super::{BackendFailure, OutBody};
 use crate::queue::Counted;
 
@@ -31,8 +33,10 @@ const MAX_HEADERS: usize = 512;
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// How often a request goes to another connection because its own was closing.
 const MAX_TRIES: usize = 4;
-/// Calls on an HTTP/2 connection before its peer has said how many it permits.
-const H2_FIRST_STREAMS: u32 = 1;
+/// What hyper takes for permitted before the peer has said it, which never is as much.
+const H2_UNTOLD: usize = usize::MAX - 1;
+/// How often it is looked whether a peer's first settings have come: hyper tells nobody.
+const H2_LOOK: Duration = Duration::from_millis(1);
 /// HTTP/2 connections are asked for a sign of life this often, and given as long to answer.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -44,11 +48,12 @@ pub(super) struct Pool {
     tasks: TaskTracker,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     /// The most recently used last.
     h1: Vec<(Instant, http1::SendRequest<OutBody>)>,
     h2: Vec<Shared>,
+    dials: Dials<Sender>,
 }
 
 /// An HTTP/2 connection, and how many calls it carries.
@@ -89,9 +94,14 @@ enum Sender {
 
 impl Pool {
     pub(super) fn new(connector: Connector, tasks: TaskTracker) -> Self {
+        let kept = Kept {
+            h1: Vec::new(),
+            h2: Vec::new(),
+            dials: Dials::new(if connector.may_share() { u32::MAX } else { 1 }),
+        };
         Self {
             connector,
-            kept: Arc::default(),
+            kept: Arc::new(Mutex::new(kept)),
             tasks,
         }
     }
@@ -102,7 +112,7 @@ impl Pool {
         if self.has_shared() {
             return Ok(());
         }
-        if let Sender::H1(sender) = self.connect().await? {
+        if let Sender::H1(sender) = self.fresh().await? {
             self.keep(sender);
         }
         Ok(())
@@ -118,7 +128,7 @@ impl Pool {
             });
         }
         let began = Instant::now();
-        let sender = self.connect().await?;
+        let sender = self.fresh().await?;
         Ok(Ready {
             sender,
             connect: began.elapsed(),
@@ -173,58 +183,107 @@ impl Pool {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A place on a connection that is made now, alone or with others.
+    async fn fresh(&self) -> Result<Sender, ConnectError> {
+        for _ in 0..MAX_TRIES {
+            if self.lock().dials.places() == 1 {
+                break;
+            }
+            let dial = self.lock().dials.join(|| {
+                let pool = self.clone();
+                Box::pin(async move { pool.connect().await.map(Made::new).map_err(Arc::new) })
+            });
+            let made = dial.await.map_err(ConnectError::Shared)?;
+            if let Some(sender) = made.take().or_else(|| self.kept()) {
+                return Ok(sender);
+            }
+        }
+        self.connect().await
+    }
+
     async fn connect(&self) -> Result<Sender, ConnectError> {
         let stream = self.connector.connect().await?;
         let shaking = self.handshake(stream);
         tokio::time::timeout(self.connector.timeout(), shaking)
             .await
             .map_err(|_| ConnectError::Timeout(self.connector.timeout()))?
-            .map_err(ConnectError::Http)
     }
 
-    async fn handshake(&self, stream: BackendStream) -> Result<Sender, hyper::Error> {
+    async fn handshake(&self, stream: BackendStream) -> Result<Sender, ConnectError> {
         if stream.is_h2() {
-            let (sender, connection) = http2::Builder::new(Tracked(self.tasks.clone()))
-                .timer(TokioTimer::new())
-                .keep_alive_interval(H2_PING)
-                .keep_alive_timeout(H2_PING)
-                .keep_alive_while_idle(true)
-                .initial_max_send_streams(H2_FIRST_STREAMS as usize)
-                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-                .handshake(TokioIo::new(stream))
-                .await?;
-            let permitted = Arc::new(AtomicU32::new(H2_FIRST_STREAMS));
-            let mut connection = Box::pin(connection);
-            let tell = Arc::clone(&permitted);
-            let driving = poll_fn(move |cx| {
-                let ended = connection.as_mut().poll(cx);
-                if ended.is_pending() {
-                    let streams = connection.current_max_send_streams();
-                    tell.store(
-                        u32::try_from(streams).unwrap_or(u32::MAX),
-                        Ordering::Relaxed,
-                    );
-                }
-                ended
-            });
-            self.tasks.spawn(async move { log_end(driving.await) });
-            let calls = Arc::default();
-            let ours = Counted::one(&calls);
-            let shared = Shared {
-                sender: sender.clone(),
-                calls,
-                permitted,
-            };
-            self.lock().h2.push(shared);
-            return Ok(Sender::H2(sender, ours));
+            return self.handshake_h2(stream).await;
         }
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
             .handshake(TokioIo::new(stream))
-            .await?;
+            .await
+            .map_err(ConnectError::Http)?;
         self.tasks.spawn(async move { log_end(connection.await) });
+        self.lock().dials.learn(1);
         Ok(Sender::H1(sender))
+    }
+
+    async fn handshake_h2(&self, stream: BackendStream) -> Result<Sender, ConnectError> {
+        let (sender, connection) = http2::Builder::new(Tracked(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING)
+            .keep_alive_while_idle(true)
+            .initial_max_send_streams(H2_UNTOLD)
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(ConnectError::Http)?;
+        let permitted = Arc::<AtomicU32>::default();
+        let (tell, told) = oneshot::channel();
+        self.tasks
+            .spawn(drive(connection, Arc::clone(&permitted), tell));
+        // Its settings are the first that a peer sends; before them nobody knows how many calls
+        // the connection takes.
+        told.await
+            .map_err(|_| ConnectError::Closing)?
+            .map_err(ConnectError::Http)?;
+        let shared = Shared {
+            sender: sender.clone(),
+            calls: Arc::default(),
+            permitted,
+        };
+        let ours = Counted::one(&shared.calls);
+        let mut kept = self.lock();
+        kept.dials.learn(shared.permitted.load(Ordering::Relaxed));
+        kept.h2.push(shared);
+        Ok(Sender::H2(sender, ours))
+    }
+}
+
+/// Runs an HTTP/2 connection, and notes how many calls its peer permits.
+async fn drive(
+    connection: http2::Connection<TokioIo<BackendStream>, OutBody, Tracked>,
+    permitted: Arc<AtomicU32>,
+    tell: oneshot::Sender<Result<(), hyper::Error>>,
+) {
+    let mut tell = Some(tell);
+    let mut connection = Box::pin(connection);
+    let mut look = tokio::time::interval(H2_LOOK);
+    let ended = poll_fn(|cx| {
+        let ended = connection.as_mut().poll(cx);
+        let streams = connection.current_max_send_streams();
+        if ended.is_pending() && streams != H2_UNTOLD {
+            let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+            permitted.store(streams, Ordering::Relaxed);
+            // Nobody waits where the dial was given up.
+            drop(tell.take().map(|tell| tell.send(Ok(()))));
+        }
+        if tell.is_some() && ended.is_pending() {
+            while look.poll_tick(cx).is_ready() {}
+        }
+        ended
+    })
+    .await;
+    match (tell, ended) {
+        (Some(tell), Err(error)) => drop(tell.send(Err(error))),
+        (_, ended) => log_end(ended),
     }
 }
 
@@ -274,7 +333,7 @@ impl Ready {
             };
             request = given_back(failed).map_err(SendError::Begun)?;
             let began = Instant::now();
-            sender = pool.connect().await.map_err(SendError::NotOffered)?;
+            sender = pool.fresh().await.map_err(SendError::NotOffered)?;
             connect += began.elapsed();
         }
         Err(SendError::NotOffered(ConnectError::Closing))

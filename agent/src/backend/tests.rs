@@ -76,8 +76,12 @@ fn service(urls: &[String]) -> ServiceDef {
     ))
 }
 
+pub(super) fn ground(own: &[SocketAddr]) -> Ground {
+    Ground::new(Arc::from(own), TaskTracker::new())
+}
+
 fn backends(def: &ServiceDef) -> Backends {
-    Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends")
+    Backends::new(def, &ground(&[]), None).expect("backends")
 }
 
 async fn call(backends: &Backends, body: OutBody) -> Result<Called, SendError> {
@@ -259,7 +263,7 @@ async fn a_name_that_rebinds_is_judged_on_the_address_connected_to() {
             vec!["10.255.255.1:9".parse().expect("an address")],
             vec![second],
         ];
-        let connector = Connector::new(&def, &def.urls[0], Arc::from([]))
+        let connector = Connector::new(&def, &def.urls[0], &ground(&[]))
             .expect("a connector")
             .with_resolver(Resolver::Scripted(Arc::new(Mutex::new(script))));
         let Resolver::Scripted(answers) = connector.resolver() else {
@@ -281,8 +285,7 @@ async fn localhost_reaches_loopback_but_not_our_own_listener() {
     let open = backends(&def);
     let called = call(&open, full("x")).await.expect("an answer");
     assert_eq!(text(called).await.as_deref(), Ok("x"));
-    let own: Arc<[SocketAddr]> = Arc::from([server.addr]);
-    let closed = Backends::new(&def, &own, &TaskTracker::new(), None).expect("backends");
+    let closed = Backends::new(&def, &ground(&[server.addr]), None).expect("backends");
     match closed.list[0].try_connect().await {
         // The other family of localhost has nobody listening.
         Err(ConnectError::Forbidden(Forbidden::OwnListener(_)) | ConnectError::Tcp(..)) => {}

@@ -18,8 +18,8 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
 
+use super::tests::ground;
 use super::{Backends, ConnectError, SendError};
 use crate::config::{Flags, ServiceDef, Sources, parse_text};
 
@@ -61,16 +61,16 @@ impl Ca {
 /// Serves `mcp.internal` on loopback, asks for a certificate of the same CA, says which version
 /// was spoken and for which host.
 async fn server(ca: &Ca, dir: &Path, alpn: &[&[u8]]) -> (SocketAddr, JoinSet<()>) {
-    server_of(ca, dir, alpn, 1).await
+    server_of(ca, dir, alpn, (1, 1)).await
 }
 
-/// As [`server`]; it answers only once so many requests are there, each connection taking one
-/// at a time.
+/// As [`server`]; it answers only once so many requests are there, each connection taking so many
+/// of them at a time.
 async fn server_of(
     ca: &Ca,
     dir: &Path,
     alpn: &[&[u8]],
-    together: usize,
+    (together, each): (usize, u32),
 ) -> (SocketAddr, JoinSet<()>) {
     let all_here = Arc::new(tokio::sync::Barrier::new(together));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -112,7 +112,7 @@ async fn server_of(
             });
             served.spawn(async move {
                 let mut builder = auto::Builder::new(TokioExecutor::new());
-                builder.http2().max_concurrent_streams(1);
+                builder.http2().max_concurrent_streams(each);
                 builder
                     .serve_connection(TokioIo::new(stream), service)
                     .await
@@ -130,7 +130,7 @@ async fn call(addr: SocketAddr, tls: &str) -> Result<String, SendError> {
     );
     let config = parse_text(&yaml, &Flags::default(), &Sources::SYSTEM).expect("a configuration");
     let def = &config.services[0];
-    let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends");
+    let backends = Backends::new(def, &ground(&[]), None).expect("backends");
     // Twice: the second goes over what the first has left.
     let first = one(&backends, def).await?;
     assert_eq!(first, one(&backends, def).await?);
@@ -184,7 +184,8 @@ async fn private_ca_client_certificate_and_name_are_used() {
     );
     for tls in [wrong_name, wrong_ca] {
         match call(addr, &tls).await {
-            Err(SendError::NotOffered(ConnectError::Tls(_))) => {}
+            Err(SendError::NotOffered(ConnectError::Shared(error)))
+                if matches!(*error, ConnectError::Tls(_)) => {}
             other => panic!("{tls}: {other:?}"),
         }
     }
@@ -194,14 +195,9 @@ async fn private_ca_client_certificate_and_name_are_used() {
     assert!(call(addr, &anonymous).await.is_err());
 }
 
-/// HTTP/2 would wait without a word where its peer permits no other stream.
-#[tokio::test]
-async fn a_full_connection_is_not_waited_for() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let ca = Ca::new(dir.path(), "ca");
-    let _client = ca.issue(dir.path(), "agent.internal");
-    let (addr, _h2) = server_of(&ca, dir.path(), &[b"h2"], 3).await;
+/// A service at `addr` with all that [`server`] asks for.
+fn trusted(dir: &Path, addr: SocketAddr) -> ServiceDef {
+    let at = |name: &str| dir.join(name).display().to_string();
     let yaml = format!(
         "services:\n  - {{ name: t, kind: mcp, url: 'https://localhost:{}/mcp', tls: {{ ca: {}, cert: {}, key: {}, server_name: mcp.internal }} }}\n",
         addr.port(),
@@ -210,8 +206,18 @@ async fn a_full_connection_is_not_waited_for() {
         at("agent.internal.key"),
     );
     let config = parse_text(&yaml, &Flags::default(), &Sources::SYSTEM).expect("a configuration");
-    let def = &config.services[0];
-    let backends = Backends::new(def, &Arc::from([]), &TaskTracker::new(), None).expect("backends");
+    config.services.into_iter().next().expect("a service")
+}
+
+/// HTTP/2 would wait without a word where its peer permits no other stream.
+#[tokio::test]
+async fn a_full_connection_is_not_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Ca::new(dir.path(), "ca");
+    let _client = ca.issue(dir.path(), "agent.internal");
+    let (addr, _h2) = server_of(&ca, dir.path(), &[b"h2"], (3, 1)).await;
+    let def = &trusted(dir.path(), addr);
+    let backends = Backends::new(def, &ground(&[]), None).expect("backends");
     // The peer's limit is known from its first settings on.
     drop(backends.connect(|| 0).await.expect("a connection"));
     // A live connection is the probe: no other is opened for one.
@@ -227,6 +233,55 @@ async fn a_full_connection_is_not_waited_for() {
         assert_eq!(
             answer.expect("an answer"),
             format!("HTTP/2.0 localhost:{}", addr.port())
+        );
+    }
+}
+
+/// Calls that come together to a backend that was not connected to yet share what they can.
+#[tokio::test]
+async fn a_cold_burst_opens_as_few_connections_as_will_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Ca::new(dir.path(), "ca");
+    let _client = ca.issue(dir.path(), "agent.internal");
+    for (each, connections) in [(100, 1), (8, 3)] {
+        let (addr, _h2) = server_of(&ca, dir.path(), &[b"h2"], (20, each)).await;
+        let def = &trusted(dir.path(), addr);
+        let backends = Backends::new(def, &ground(&[]), None).expect("backends");
+        let burst = futures_util::future::join_all([(); 20].map(|()| one(&backends, def)));
+        let answers = tokio::time::timeout(std::time::Duration::from_secs(30), burst).await;
+        for answer in answers.expect("all are carried at once") {
+            answer.expect("an answer");
+        }
+        assert_eq!(backends.list[0].pool.shared(), connections, "{each} each");
+    }
+}
+
+/// One that speaks HTTP/1.1 is known as such after the first connection; and what was not
+/// connected is told to all who waited.
+#[tokio::test]
+async fn a_cold_burst_over_http_1_has_a_connection_for_each() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Ca::new(dir.path(), "ca");
+    let _client = ca.issue(dir.path(), "agent.internal");
+    let (addr, mut server) = server_of(&ca, dir.path(), &[b"http/1.1"], (20, 1)).await;
+    let def = &trusted(dir.path(), addr);
+    let burst = |backends| async move {
+        let calls = futures_util::future::join_all([(); 20].map(|()| one(backends, def)));
+        let answers = tokio::time::timeout(std::time::Duration::from_secs(30), calls).await;
+        answers.expect("nobody waits for another")
+    };
+    let backends = Backends::new(def, &ground(&[]), None).expect("backends");
+    assert!(burst(&backends).await.iter().all(Result::is_ok));
+
+    server.shutdown().await;
+    let backends = Backends::new(def, &ground(&[]), None).expect("backends");
+    for answer in burst(&backends).await {
+        let Err(SendError::NotOffered(error)) = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(
+            crate::error::chain(&error).contains("no connection"),
+            "{error}"
         );
     }
 }

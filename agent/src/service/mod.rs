@@ -6,17 +6,15 @@ mod probe;
 mod table;
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use culvert_wire::{BackendLoad, ServiceHealth, ServiceName, ServiceOffer, ServiceState};
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 
 pub use table::{Services, SetupError};
 
-use crate::backend::{Backends, Standing, TlsSetupError};
+use crate::backend::{Backends, Ground, Standing, TlsSetupError};
 use crate::config::{ServiceDef, ServiceKind};
 use crate::policy::Rules;
 use crate::queue::Gate;
@@ -62,8 +60,7 @@ impl Changes {
 impl Service {
     fn new(
         def: ServiceDef,
-        own: &Arc<[SocketAddr]>,
-        tasks: &TaskTracker,
+        ground: &Ground,
         changes: Changes,
         before: Option<&Self>,
     ) -> Result<Self, SetupError> {
@@ -74,8 +71,7 @@ impl Service {
         let setup = |error: TlsSetupError| SetupError::Tls(def.name.clone(), error);
         Ok(Self {
             name: ServiceName::new(&def.name).map_err(|_| SetupError::Name(def.name.clone()))?,
-            backends: Backends::new(&def, own, tasks, same.map(|old| &old.backends))
-                .map_err(setup)?,
+            backends: Backends::new(&def, ground, same.map(|old| &old.backends)).map_err(setup)?,
             gate: gate.map_or_else(|| Gate::new(def.limits), |old| old.gate.clone()),
             digest: digest(&def),
             found: Mutex::new(same.map(Self::found).unwrap_or_default()),

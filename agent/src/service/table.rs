@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Changes, Service, probe};
-use crate::backend::TlsSetupError;
+use crate::backend::{Ground, TlsSetupError};
 use crate::config::ServiceDef;
 use crate::error::chain;
 
@@ -22,8 +22,7 @@ pub struct Services {
     changing: Mutex<()>,
     offer: watch::Sender<Arc<Offer>>,
     changes: Changes,
-    own: Arc<[SocketAddr]>,
-    tasks: TaskTracker,
+    ground: Ground,
     stop: CancellationToken,
 }
 
@@ -57,8 +56,7 @@ impl Services {
             changing: Mutex::default(),
             offer: watch::Sender::default(),
             changes: Changes::new(),
-            own,
-            tasks,
+            ground: Ground::new(own, tasks),
             stop: CancellationToken::new(),
         }
     }
@@ -79,8 +77,7 @@ impl Services {
                 before => {
                     let changes = self.changes.clone();
                     let before = before.map(|running| &*running.service);
-                    let service =
-                        Service::new(def.clone(), &self.own, &self.tasks, changes, before)?;
+                    let service = Service::new(def.clone(), &self.ground, changes, before)?;
                     let running = Running {
                         service: Arc::new(service),
                         stop: self.stop.child_token(),
@@ -104,7 +101,9 @@ impl Services {
         }
         self.current.store(Arc::new(new));
         for running in started {
-            self.tasks.spawn(probe::run(running.service, running.stop));
+            self.ground
+                .tasks()
+                .spawn(probe::run(running.service, running.stop));
         }
         self.changes.tell();
         self.renew_offer();

@@ -38,7 +38,7 @@ pub struct Linking {
     /// What calls need.
     pub calls: Arc<Calls>,
     /// Dials, over one socket of each family.
-    pub dialer: Dialer,
+    pub dialer: Arc<Dialer>,
     /// Whether a link without the post-quantum group is one.
     pub post_quantum: tls::PostQuantum,
     /// Zones of the planes that may be served; all where none is named.

@@ -1,5 +1,8 @@
 //! What the agent counts, in Prometheus text. Labels come from closed sets and from the file.
 
+use std::sync::atomic::AtomicU64;
+
+use culvert_tunnel::PathTotals;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -27,8 +30,11 @@ pub struct Metrics {
     /// Calls in flight.
     pub calls_active: Gauge,
     links: Family<LinkLabels, Gauge>,
-    link_rtt: Family<AddressLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    link_rtt: Family<AddressLabels, Gauge<f64, AtomicU64>>,
     audit_lost: Gauge,
+    udp_send_errors: Counter,
+    quic_mtu_bytes: Gauge,
+    quic_black_holes: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -67,6 +73,9 @@ impl Default for Metrics {
             links: Family::default(),
             link_rtt: Family::default(),
             audit_lost: Gauge::default(),
+            udp_send_errors: Counter::default(),
+            quic_mtu_bytes: Gauge::default(),
+            quic_black_holes: Counter::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -109,6 +118,7 @@ impl Default for Metrics {
             "Audit lines lost",
             metrics.audit_lost.clone(),
         );
+        metrics.register_paths(r);
         Self {
             registry,
             ..metrics
@@ -133,8 +143,35 @@ impl Metrics {
         self.refused.get_or_create(&CodeLabels { code }).inc();
     }
 
+    /// What sockets and paths count.
+    fn register_paths(&self, registry: &mut Registry) {
+        registry.register(
+            "udp_send_errors",
+            "Datagrams that the kernel refused to send",
+            self.udp_send_errors.clone(),
+        );
+        registry.register(
+            "quic_mtu_bytes",
+            "Smallest path MTU of all links, 0 without one",
+            self.quic_mtu_bytes.clone(),
+        );
+        registry.register(
+            "quic_black_holes",
+            "Paths that dropped large packets",
+            self.quic_black_holes.clone(),
+        );
+    }
+
+    fn set_paths(&self, paths: &PathTotals) {
+        raise(&self.udp_send_errors, paths.send_errors.total());
+        raise(&self.quic_black_holes, paths.black_holes);
+        self.quic_mtu_bytes
+            .set(i64::from(paths.least_mtu.unwrap_or_default()));
+    }
+
     /// The text, with the gauges as they are now.
-    pub fn render(&self, links: &[LinkInfo], audit: &Audit) -> String {
+    pub fn render(&self, links: &[LinkInfo], paths: &PathTotals, audit: &Audit) -> String {
+        self.set_paths(paths);
         self.links.clear();
         self.link_rtt.clear();
         for link in links.iter().filter(|link| link.phase == Phase::Serve) {
@@ -162,6 +199,13 @@ impl Metrics {
     }
 }
 
+/// Two scrapes at a time may both have read an older total: it grows to the larger.
+fn raise(counter: &Counter, total: u64) {
+    counter
+        .inner()
+        .fetch_max(total, std::sync::atomic::Ordering::Relaxed);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +228,14 @@ mod tests {
             .enter(Phase::Serve, |info| info.rtt_ms = Some(12.0));
         let guard = links.add("h:2");
         guard.enter(Phase::Serve, |info| info.rtt_ms = Some(12.0));
-        let text = metrics.render(&links.all(), &audit);
+        let mut paths = PathTotals {
+            black_holes: 2,
+            least_mtu: Some(1_452),
+            ..PathTotals::default()
+        };
+        paths.send_errors.not_permitted = 3;
+        metrics.render(&links.all(), &paths, &audit);
+        let text = metrics.render(&links.all(), &paths, &audit);
         for line in [
             "culvert_agent_requests_total{kind=\"model\",code=\"2xx\"} 1",
             "culvert_agent_refused_total{code=\"policy\"} 1",
@@ -193,6 +244,9 @@ mod tests {
             "culvert_agent_calls_active 0",
             "culvert_agent_links{plane=\"unknown\",transport=\"unknown\",group=\"unknown\"} 1",
             "culvert_agent_link_rtt_seconds{address=\"h:2\"} 0.012",
+            "culvert_agent_udp_send_errors_total 3",
+            "culvert_agent_quic_mtu_bytes 1452",
+            "culvert_agent_quic_black_holes_total 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

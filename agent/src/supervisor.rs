@@ -31,6 +31,8 @@ use crate::{clock, gateway, present};
 const MAX_LINKS: usize = 16;
 /// How much longer than its own limit a drain may take, to say goodbye.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// How long the closes of connections may take to leave: three round trips, with a little patience.
+const GOODBYES: Duration = Duration::from_secs(2);
 /// For what is left at the end: the last lines of the audit log, connections to backends.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
@@ -54,6 +56,7 @@ struct Overview {
     links: Links,
     audit: Audit,
     metrics: Arc<Metrics>,
+    dialer: Arc<Dialer>,
     leaving: CancellationToken,
     identity: String,
     connector: String,
@@ -103,11 +106,13 @@ impl Agent {
         let leaving = CancellationToken::new();
         let metrics = Arc::new(Metrics::default());
         let links = Links::default();
+        let dialer = Arc::new(Dialer::new(UdpOptions::default()));
         let shown = Arc::new(Overview {
             services: Arc::clone(&services),
             links: links.clone(),
             audit: audit.clone(),
             metrics: Arc::clone(&metrics),
+            dialer: Arc::clone(&dialer),
             leaving: leaving.clone(),
             identity: identity.credentials.identity.to_string(),
             connector: connector(&identity.credentials.identity),
@@ -136,7 +141,7 @@ impl Agent {
                 memory: Mutex::new(CallMemory::new()),
                 leaving: leaving.clone(),
             }),
-            dialer: Dialer::new(UdpOptions::default()),
+            dialer,
             post_quantum: config.post_quantum,
             zones: zones_now,
             drain_timeout: drain_now,
@@ -271,6 +276,10 @@ impl Agent {
             }
         }
         links.shutdown().await;
+        let goodbyes = self.linking.dialer.goodbyes();
+        if tokio::time::timeout(GOODBYES, goodbyes).await.is_err() {
+            tracing::debug!("not every replica has heard the goodbye");
+        }
         tracing::info!("no link is left");
         self.stop.cancel();
         self.shown.services.stop();
@@ -331,7 +340,8 @@ impl Shown for Overview {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.render(&self.links.all(), &self.audit)
+        let paths = self.dialer.totals();
+        self.metrics.render(&self.links.all(), &paths, &self.audit)
     }
 }
 

@@ -125,7 +125,7 @@ impl World {
             identity: Renewal::new(identity, Arc::new(store), 0),
             instance: InstanceId::from_bytes([1; 16]),
             calls: Arc::new(calls),
-            dialer: Dialer::new(UdpOptions::default()),
+            dialer: Arc::new(Dialer::new(UdpOptions::default())),
             post_quantum: tls::PostQuantum::Require,
             zones: zones_now,
             drain_timeout: drain_now,

@@ -92,7 +92,8 @@
 //! no call from the moment it writes `DrainAck`; the agent closes when its calls have ended, or at
 //! its deadline. A replica that leaves advises: `GoAway`, upon which the agent dials a replacement
 //! at a random moment of the smear; the replica closes when idle after the smear, or at its
-//! deadline. Nothing that had begun is cut before the deadline.
+//! deadline, which counts from the last call that it opens. Nothing that had begun is cut before the
+//! deadline.
 //!
 //! [`control`] holds both machines and how to drive them.
 //!

@@ -121,7 +121,7 @@ pub enum Renewed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct GoAway {
-    /// When the replica ends what is left, in milliseconds.
+    /// How long what has begun may take, from the last new call on, in milliseconds.
     #[cbor(n(0), default)]
     pub leave_in_ms: u64,
     /// The replacement is dialled at a random moment of this span, in milliseconds.

@@ -274,13 +274,15 @@ fn a_replica_leaves_when_idle_or_at_its_deadline() {
         let (end, when) = world.relay.end.clone().expect("the replica leaves");
         let clean = world.relay.calls == 0;
         assert_eq!(end, End::Left { clean });
-        assert!(when <= leave + leave_in + SLACK);
+        // What began with the last call has as long as what began before.
+        let deadline = last_call + leave_in;
+        assert!(when <= deadline + SLACK);
         assert!(
-            when >= last_call.max(leave + smear).min(leave + leave_in),
+            when >= last_call.max(leave + smear).min(deadline),
             "agents have time to dial, and callers to call"
         );
         assert!(
-            clean || when >= leave + leave_in,
+            clean || when >= deadline,
             "nothing is cut before the deadline"
         );
         let idle = world
@@ -289,7 +291,7 @@ fn a_replica_leaves_when_idle_or_at_its_deadline() {
             .1
             .max(leave + smear)
             .max(last_call)
-            .min(leave + leave_in);
+            .min(deadline);
         assert!(!clean || when <= idle + SLACK, "it ends early when idle");
         assert!(world.agent.end.is_some(), "the agent hears of it");
         world.assert_no_storm();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Acceptor, AcceptorEvent, State};
+use super::{Acceptor, AcceptorEvent, Calls, State};
 use crate::control::{Violation, millis};
 use crate::frame::{FrameType, GoAway};
 use crate::limits::{DRAIN_GRACE, DRAIN_TIMEOUT_MAX, SMEAR_MAX};
@@ -10,14 +10,15 @@ use crate::limits::{DRAIN_GRACE, DRAIN_TIMEOUT_MAX, SMEAR_MAX};
 impl Acceptor {
     pub(super) fn begin_drain(&mut self, now: Instant, timeout: Duration) -> Result<(), Violation> {
         let timeout = timeout.min(DRAIN_TIMEOUT_MAX);
-        match self.state {
-            State::Serving => {
-                self.state = State::Draining {
-                    deadline: now + timeout + DRAIN_GRACE,
-                };
+        let deadline = now + timeout + DRAIN_GRACE;
+        match &mut self.state {
+            State::Serving => self.state = State::Draining { deadline },
+            // Both leave, and each says by when; ours counts once we take no calls either.
+            State::Leaving { calls, .. } => {
+                if let Calls::Opened = calls {
+                    *calls = Calls::Ending { deadline };
+                }
             }
-            // We leave anyway, and sooner or later than it.
-            State::Leaving { .. } => {}
             State::Waiting { .. }
             | State::Deciding { .. }
             | State::Draining { .. }
@@ -29,27 +30,44 @@ impl Acceptor {
     }
 
     pub(super) fn go_away(&mut self, now: Instant, leave_in: Duration, smear: Duration) {
-        if !self.is_live() || matches!(self.state, State::Leaving { .. }) {
-            return;
-        }
+        let calls = match self.state {
+            State::Serving => Calls::Opened,
+            State::Draining { deadline } => Calls::Ended { deadline },
+            State::Waiting { .. }
+            | State::Deciding { .. }
+            | State::Leaving { .. }
+            | State::Closed(_) => return,
+        };
         let (leave_in, smear) = (leave_in.min(DRAIN_TIMEOUT_MAX), smear.min(SMEAR_MAX));
         self.outbox.go_away = Some(GoAway {
             leave_in_ms: millis(leave_in),
             smear_ms: millis(smear),
         });
         self.state = State::Leaving {
-            deadline: now + leave_in,
+            leave_in,
             smeared: now + smear,
-            calls_ended: matches!(self.state, State::Draining { .. }),
+            calls,
         };
     }
 
-    pub(super) fn end_calls(&mut self) {
-        if let State::Leaving {
-            calls_ended: false, ..
-        } = self.state
-        {
-            self.events.push_back(AcceptorEvent::CallsEnd);
+    /// From here on nothing begins any more: what has begun has `leave_in` to finish.
+    pub(super) fn end_calls(&mut self, now: Instant) {
+        let State::Leaving {
+            leave_in, calls, ..
+        } = &mut self.state
+        else {
+            return;
+        };
+        let deadline = now + *leave_in;
+        match calls {
+            Calls::Opened => {
+                *calls = Calls::Ending { deadline };
+                self.events.push_back(AcceptorEvent::CallsEnd);
+            }
+            // The agent has ended them; from now on our own time counts.
+            Calls::Ending { deadline: end } | Calls::Ended { deadline: end } => {
+                *end = deadline.min(*end);
+            }
         }
     }
 }

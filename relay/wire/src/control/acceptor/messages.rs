@@ -25,13 +25,13 @@ pub enum AcceptorCommand {
     /// The replica leaves. At most an hour, and a smear of at most five minutes. Calls may still be
     /// opened, so that the link stays, idle or not, until [`AcceptorCommand::EndCalls`].
     GoAway {
-        /// How long calls may take to finish.
+        /// How long calls may take to finish, from [`AcceptorCommand::EndCalls`] on.
         leave_in: Duration,
         /// The span in which agents dial their replacements.
         smear: Duration,
     },
-    /// No new calls come to a replica that leaves: the link is closed once it is idle. Nothing
-    /// before [`AcceptorCommand::GoAway`].
+    /// No new calls come to a replica that leaves: the link is closed once it is idle, and after
+    /// `leave_in` at the latest. Nothing before [`AcceptorCommand::GoAway`].
     EndCalls,
     /// A call has been without its first answer frame for a second, or somebody has another doubt.
     Suspect,

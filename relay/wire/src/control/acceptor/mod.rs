@@ -58,13 +58,42 @@ enum State {
     Draining {
         deadline: Instant,
     },
-    /// We leave: at the deadline, or when idle after the smear and after the last new call.
+    /// We leave: when idle after the smear and after the last new call, or at the deadline, which
+    /// counts from there.
     Leaving {
-        deadline: Instant,
+        leave_in: Duration,
         smeared: Instant,
-        calls_ended: bool,
+        calls: Calls,
     },
     Closed(End),
+}
+
+/// Whether calls are still opened on a link that is left.
+#[derive(Clone, Copy, Debug)]
+enum Calls {
+    /// They are: what begins now is not cut for having begun late.
+    Opened,
+    /// They are to end, which the owner is yet to hear.
+    Ending { deadline: Instant },
+    /// What the owner counts from here on is all there is.
+    Ended { deadline: Instant },
+}
+
+impl Calls {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Opened => None,
+            Self::Ending { deadline } | Self::Ended { deadline } => Some(deadline),
+        }
+    }
+
+    /// When a link that is idle is left, at the earliest.
+    fn idle_from(self, smeared: Instant) -> Option<Instant> {
+        match self {
+            Self::Opened | Self::Ending { .. } => None,
+            Self::Ended { .. } => Some(smeared),
+        }
+    }
 }
 
 impl Acceptor {
@@ -220,11 +249,7 @@ impl Acceptor {
             State::Draining { deadline } if now >= deadline => {
                 self.close(End::Drained { clean: idle });
             }
-            State::Leaving {
-                deadline,
-                smeared,
-                calls_ended,
-            } if now >= deadline || calls_ended && idle && now >= smeared => {
+            State::Leaving { .. } if self.own_deadline().is_some_and(|end| now >= end) => {
                 self.close(End::Left { clean: idle });
             }
             State::Waiting { .. }
@@ -242,12 +267,10 @@ impl Acceptor {
             State::Waiting { deadline }
             | State::Deciding { deadline }
             | State::Draining { deadline } => Some(deadline),
-            State::Leaving {
-                deadline,
-                smeared,
-                calls_ended: true,
-            } if idle => Some(deadline.min(smeared)),
-            State::Leaving { deadline, .. } => Some(deadline),
+            State::Leaving { smeared, calls, .. } => {
+                let idle_from = calls.idle_from(smeared).filter(|_| idle);
+                earlier(calls.deadline(), idle_from)
+            }
             State::Serving | State::Closed(_) => None,
         }
     }
@@ -280,7 +303,7 @@ impl Machine for Acceptor {
             AcceptorCommand::Planes(signed) => self.outbox.planes = Some(signed),
             AcceptorCommand::Revoked(signed) => self.outbox.revoked(signed),
             AcceptorCommand::GoAway { leave_in, smear } => self.go_away(now, leave_in, smear),
-            AcceptorCommand::EndCalls => self.end_calls(),
+            AcceptorCommand::EndCalls => self.end_calls(now),
             AcceptorCommand::Suspect => {
                 if self.is_live() {
                     let probe = self.prober.suspect(now);
@@ -326,9 +349,10 @@ impl Machine for Acceptor {
         let event = self.events.pop_front()?;
         // Only now does the owner open no more, and what it counts from here on is all there is.
         if let AcceptorEvent::CallsEnd | AcceptorEvent::Draining { .. } = event
-            && let State::Leaving { calls_ended, .. } = &mut self.state
+            && let State::Leaving { calls, .. } = &mut self.state
+            && let Calls::Ending { deadline } = *calls
         {
-            *calls_ended = true;
+            *calls = Calls::Ended { deadline };
         }
         Some(event)
     }

@@ -13,6 +13,17 @@ pub const MAX_AGENTS: usize = 64;
 pub const MAX_LINKS: usize = 256;
 /// New links per second that one tenant may open; its other agents keep what they have.
 pub const NEW_LINKS_PER_SECOND: u32 = 50;
+/// Proven connections that have not been registered yet; each costs some 40 KiB.
+pub const MAX_GREETING: usize = 1_024;
+/// The same of one tenant: what its rate of new links lets in within two seconds.
+pub const MAX_GREETING_PER_TENANT: usize = 2 * NEW_LINKS_PER_SECOND as usize;
+/// Proven connections that are turned away and may greet first, to be told why in control's words;
+/// the others are closed with the code alone.
+pub const MAX_TURNED_AWAY: usize = 64;
+/// The same of one tenant.
+pub const MAX_TURNED_AWAY_PER_TENANT: usize = 16;
+/// How long one that is turned away may take to greet: an agent does so with its first packet.
+pub const TURNED_AWAY_WAIT: Duration = Duration::from_secs(2);
 /// Least time between two rebuilds of one tenant's view.
 pub const REBUILD_EVERY: Duration = Duration::from_millis(50);
 /// Longest that a call for which there is no link waits for a view that is behind: twenty rebuilds,
@@ -23,10 +34,19 @@ pub const CATCH_UP: Duration = Duration::from_secs(1);
 pub const REPLAY_CALL_BYTES: usize = 1024 * 1024;
 /// Bytes that all calls of this replica together may keep for sending again.
 pub const REPLAY_TOTAL_BYTES: usize = 256 * 1024 * 1024;
+/// Pieces of one call's request body that are kept: a caller chooses how small they are.
+pub const REPLAY_PIECES: usize = 4_096;
+/// What a kept piece costs besides its bytes: its place in the list, and the buffer that it is a
+/// slice of, which holds the frame of the piece too.
+pub const REPLAY_PIECE_BYTES: usize = 256;
 /// Times that one call may be sent, the first included: two more agents, then the caller decides.
 pub const MAX_ATTEMPTS: u8 = 3;
 /// How long the question whether an agent saw a call may take, before the answer counts as unknown.
 pub const ASK_WAIT: Duration = Duration::from_millis(1_000);
+
+/// How long one link may take to carry that question before the agent is asked over the next one
+/// too.
+pub const ASK_TURN: Duration = Duration::from_millis(250);
 
 /// How long an older session may take to prove itself alive when a second one of its agent appears.
 pub const PROOF_WAIT: Duration = Duration::from_millis(500);
@@ -54,8 +74,15 @@ pub const TLS_HELLO_WAIT: Duration = Duration::from_secs(5);
 pub const TLS_HELLO_BYTES: usize = 16 * 1024;
 /// How long the rest of a TLS handshake may take.
 pub const TLS_HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
-/// TCP connections that may be in their handshake or in a join; further ones are closed at once.
+/// TCP connections that may be in their handshake; further ones are closed at once.
 pub const MAX_TCP_PENDING: usize = 1_024;
+/// The same from one address: a quarter, so that nobody closes the port alone, and yet a site
+/// behind one address, or a balancer that hides its clients, does not notice.
+pub const MAX_TCP_PENDING_PER_SOURCE: usize = 256;
+/// Joins that may be under way. Each is short where nobody stalls it, and control takes few at a time.
+pub const MAX_JOINS: usize = 64;
+/// The same from one address.
+pub const MAX_JOINS_PER_SOURCE: usize = 16;
 
 /// Bytes of a join request's body: a CSR, a signature and an id.
 pub const JOIN_BODY_BYTES: usize = 16 * 1024;
@@ -97,7 +124,13 @@ pub const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// The time over which agents spread their replacement dials when this replica leaves.
 pub const DRAIN_SMEAR: Duration = Duration::from_secs(2);
 
+const _: () = assert!(MAX_GREETING_PER_TENANT < MAX_GREETING);
+const _: () = assert!(MAX_TURNED_AWAY_PER_TENANT < MAX_TURNED_AWAY);
+const _: () = assert!(MAX_TCP_PENDING_PER_SOURCE < MAX_TCP_PENDING);
+const _: () = assert!(MAX_JOINS_PER_SOURCE < MAX_JOINS && MAX_JOINS <= MAX_CONTROL_REQUESTS);
 const _: () = assert!(REPLAY_CALL_BYTES <= REPLAY_TOTAL_BYTES);
+const _: () = assert!(REPLAY_PIECE_BYTES >= 2 * size_of::<bytes::Bytes>());
+const _: () = assert!(ASK_TURN.as_millis() * 2 <= ASK_WAIT.as_millis());
 const _: () = assert!(MAX_AGENTS <= MAX_LINKS);
 const _: () =
     assert!(PARKED_LINK_BYTES <= PARKED_TENANT_BYTES && PARKED_TENANT_BYTES <= PARKED_TOTAL_BYTES);

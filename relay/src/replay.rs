@@ -9,12 +9,13 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use crate::budget::ReplayShare;
+use crate::limits::{REPLAY_PIECE_BYTES, REPLAY_PIECES};
 
 /// A failure of the caller's own body.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads a body once, and keeps what was read until it is larger than its limit or the replica's
-/// memory; then it goes on without keeping, and cannot be rewound any more.
+/// Reads a body once, and keeps what was read until it is larger than its limit, comes in too many
+/// pieces, or is more than the replica has memory for; then it goes on without keeping, and cannot be rewound any more.
 ///
 /// Clones are handles of the same body: one reads, in the task of its attempt, the other rewinds
 /// once that attempt is over.
@@ -44,6 +45,7 @@ enum End {
 /// What could be sent again.
 enum Kept {
     All(Vec<Bytes>, ReplayShare),
+    /// Too much, or no longer needed.
     Lost,
 }
 
@@ -186,7 +188,9 @@ where
         let Kept::All(pieces, share) = &mut self.kept else {
             return;
         };
-        if share.held() + data.len() <= self.limit && share.grow(data.len()) {
+        let kept = share.held() - pieces.len() * REPLAY_PIECE_BYTES;
+        let fits = kept + data.len() <= self.limit && pieces.len() < REPLAY_PIECES;
+        if fits && share.grow(data.len() + REPLAY_PIECE_BYTES) {
             pieces.push(data.clone());
             self.position = pieces.len();
         } else {
@@ -255,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_small_body_is_sent_again_from_its_start() {
-        let memory = ReplayMemory::new(1_000);
+        let memory = ReplayMemory::new(10_000);
         let replay = replay(
             vec![data("one "), data(""), data("two "), data("three")],
             &memory,
@@ -269,9 +273,27 @@ mod tests {
         assert_eq!(read(&replay), "one two three");
         assert!(replay.rewind());
         assert_eq!(read(&replay), "one two three");
-        assert_eq!(memory.free(), 1_000 - 13);
+        assert_eq!(memory.free(), 10_000 - 13 - 3 * REPLAY_PIECE_BYTES);
         drop(replay);
-        assert_eq!(memory.free(), 1_000);
+        assert_eq!(memory.free(), 10_000);
+    }
+
+    /// A caller that sends byte by byte holds what that costs, and not its few bytes only.
+    #[test]
+    fn pieces_are_counted_and_not_their_bytes_alone() {
+        let bytes = |count| std::iter::repeat_with(|| data("x")).take(count).collect();
+        let memory = ReplayMemory::new(usize::MAX);
+        let most = replay(bytes(REPLAY_PIECES), &memory, usize::MAX);
+        assert_eq!(read(&most).len(), REPLAY_PIECES);
+        assert!(most.rewind());
+        let more = replay(bytes(REPLAY_PIECES + 1), &memory, usize::MAX);
+        assert_eq!(read(&more).len(), REPLAY_PIECES + 1);
+        assert!(!more.rewind());
+        let small = ReplayMemory::new(3 * REPLAY_PIECE_BYTES);
+        let third = replay(bytes(3), &small, usize::MAX);
+        assert_eq!(read(&third), "xxx");
+        assert!(!third.rewind());
+        assert_eq!(small.free(), 3 * REPLAY_PIECE_BYTES);
     }
 
     #[test]
@@ -294,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_the_replica_bounds_all_calls_together() {
-        let memory = ReplayMemory::new(8);
+        let memory = ReplayMemory::new(8 + REPLAY_PIECE_BYTES);
         let one = replay(vec![data("12345")], &memory, 100);
         let two = replay(vec![data("12345")], &memory, 100);
         assert_eq!((read(&one), read(&two)), ("12345".into(), "12345".into()));
@@ -304,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_end_is_known_with_the_last_piece_and_only_then() {
-        let memory = ReplayMemory::new(100);
+        let memory = ReplayMemory::new(1_000);
         let body = Replay::new(
             http_body_util::Full::new(Bytes::from_static(b"all")),
             memory.share(),
@@ -325,20 +347,20 @@ mod tests {
 
     #[test]
     fn forgetting_keeps_what_this_attempt_still_has_to_send() {
-        let memory = ReplayMemory::new(100);
+        let memory = ReplayMemory::new(1_000);
         let replay = replay(vec![data("ab"), data("cd")], &memory, 100);
         assert_eq!(read(&replay), "abcd");
         assert!(replay.rewind());
         replay.forget();
         assert_eq!(read(&replay), "abcd");
         replay.forget();
-        assert_eq!(memory.free(), 100);
+        assert_eq!(memory.free(), 1_000);
         assert!(!replay.rewind());
     }
 
     #[test]
     fn trailers_are_sent_again_and_an_error_is_never_an_end() {
-        let memory = ReplayMemory::new(100);
+        let memory = ReplayMemory::new(1_000);
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", http::HeaderValue::from_static("1"));
         let whole = replay(

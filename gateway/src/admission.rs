@@ -21,7 +21,6 @@ pub fn of(snapshot: &ConfigSnapshot) -> Admission {
         connectors: policies.collect::<HashMap<_, _>>(),
         deny: (*snapshot.deny).clone(),
         statements: statements(&snapshot.revocations),
-        heard_at: snapshot.heard_at,
         clones: ClonePolicy::default(),
     }
 }

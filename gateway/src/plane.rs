@@ -136,6 +136,7 @@ pub async fn start(
     let inputs = RelayInputs {
         credentials: credentials.subscribe(),
         admission: admitted.subscribe(),
+        heard_at: control.heard_at(),
         reset_keys: reset_keys(&node.key)?,
         edge: Some(edge),
     };

@@ -130,12 +130,13 @@ fn inputs(
         connectors: HashMap::from([(connector.clone(), ConnectorPolicy::default())]),
         deny: DenyList::default(),
         statements: HashMap::new(),
-        heard_at: SystemTime::now(),
         clones: ClonePolicy::Alarm,
     }));
     let inputs = RelayInputs {
         credentials: follow_credentials,
         admission: follow_admission,
+        // This store is the program itself; others move it on as they hear theirs.
+        heard_at: watch::Sender::new(SystemTime::now()).subscribe(),
         reset_keys: ResetKeys::random()?,
         edge: None,
     };

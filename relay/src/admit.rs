@@ -1,14 +1,13 @@
-//! Admitting a connection that said `Hello`: policy, rate, and the links that its agent has already.
+//! Admitting a connection that said `Hello`: policy again, and the links that its agent has already.
 //!
 //! A new start of an agent replaces nothing. A second dial of the same start replaces the first
 //! only where that one does not answer any more: an agent behind a balancer has to learn that it
 //! came to the same replica twice, and an agent whose path died must not wait for us to notice.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use culvert_tunnel::Connection;
-use culvert_wire::limits::CONNECTIONS_MAX;
 use culvert_wire::{Hello, SessionId};
 use futures_util::future::join_all;
 use rand::RngExt as _;
@@ -16,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::handle::Link;
 use crate::limits::PROOF_WAIT;
-use crate::link::{LinkEntry, LinkId};
+use crate::link::LinkEntry;
 use crate::policy::{Admitted, ClonePolicy, Rejected, admit};
 use crate::relay::{Core, Phase};
 
@@ -24,7 +23,8 @@ use crate::relay::{Core, Phase};
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) admitted: Admitted,
-    pub(crate) id: LinkId,
+    /// A new one, or the one that it joins.
+    pub(crate) session: SessionId,
     /// Earlier links of the same start that do not answer any more.
     pub(crate) replaced: Vec<Arc<LinkEntry<Link>>>,
 }
@@ -43,24 +43,21 @@ pub(crate) async fn admit_link(
     let admitted = admit(
         connection.peer(),
         &snapshot,
+        *core.heard_at.borrow(),
         &core.plane.zone,
         SystemTime::now(),
     )?;
-    if !core
-        .new_links
-        .take(&admitted.identity.tenant, Instant::now())
-    {
-        return Err(Rejected::TooFast);
-    }
     let standing = standing_links(core, &admitted, connection);
     let (same, others): (Vec<_>, Vec<_>) = standing
         .into_iter()
         .partition(|link| link.instance == hello.instance);
     if let Some(session) = hello.attach {
-        let id = attach(session, &same)?;
+        if !same.iter().any(|link| link.id.session == session) {
+            return Err(Rejected::NoSession);
+        }
         return Ok(Ticket {
             admitted,
-            id,
+            session,
             replaced: Vec::new(),
         });
     }
@@ -70,13 +67,9 @@ pub(crate) async fn admit_link(
     if !others.is_empty() {
         check_clones(core, &admitted, others, snapshot.clones).await?;
     }
-    let session = SessionId::from_bytes(rand::rng().random());
     Ok(Ticket {
         admitted,
-        id: LinkId {
-            session,
-            connection: 0,
-        },
+        session: SessionId::from_bytes(rand::rng().random()),
         replaced: same,
     })
 }
@@ -94,22 +87,6 @@ fn standing_links(
     let mut links = tenant.links_of(admitted.identity.agent);
     links.retain(|link| link.handle.is_open() && link.handle.connection().peer().key_digest == key);
     links
-}
-
-/// The next connection of a session of the same start and key.
-fn attach(session: SessionId, same: &[Arc<LinkEntry<Link>>]) -> Result<LinkId, Rejected> {
-    let of_session = || same.iter().filter(|link| link.id.session == session);
-    let newest = of_session()
-        .map(|link| link.id.connection)
-        .max()
-        .ok_or(Rejected::NoSession)?;
-    if of_session().count() >= usize::from(CONNECTIONS_MAX) {
-        return Err(Rejected::TooManyConnections);
-    }
-    Ok(LinkId {
-        session,
-        connection: newest + 1,
-    })
 }
 
 /// Whether another start of the agent lives beside this one.

@@ -1,18 +1,20 @@
 //! One tenant's book: what is true of its links now, and the snapshot that was published of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_certs::{AgentId, ConnectorName, TenantName};
-use culvert_wire::{InstanceId, ServiceHealth, ServiceName, ServiceOffer, SessionId};
+use culvert_wire::limits::CONNECTIONS_MAX;
+use culvert_wire::{InstanceId, Offer, ServiceHealth, ServiceName, ServiceOffer, SessionId};
 use tokio::sync::watch;
 
 use crate::budget::RetryBudget;
 use crate::limits::{MAX_AGENTS, MAX_LINKS, REBUILD_EVERY};
 use crate::link::{LinkEntry, LinkId, LinkState};
 use crate::meter::ServiceMeter;
+use crate::policy::{ServiceBound, allowed_offer};
 use crate::view::{TenantView, build_view};
 
 /// A cap of the directory that a newcomer would exceed.
@@ -24,19 +26,26 @@ pub enum CapReached {
     /// More links than one connector may hold.
     #[error("the connector has {MAX_LINKS} links to this replica, which is the limit")]
     Links,
+    /// More connections than one session may have.
+    #[error("the session has {CONNECTIONS_MAX} connections, which is the limit")]
+    Connections,
 }
 
 /// A link that asks to be registered.
 #[derive(Debug, Clone)]
 pub(crate) struct Newcomer {
-    pub(crate) id: LinkId,
+    /// A new one, or the one of this start that it joins.
+    pub(crate) session: SessionId,
     pub(crate) tenant: TenantName,
     pub(crate) connector: ConnectorName,
     pub(crate) agent: AgentId,
     pub(crate) instance: InstanceId,
     /// Not selectable until somebody approves the agent.
     pub(crate) held: bool,
-    pub(crate) offer: Vec<ServiceOffer>,
+    /// What the agent offers.
+    pub(crate) offer: Offer,
+    /// What of it may be served.
+    pub(crate) bound: ServiceBound,
 }
 
 /// One tenant's book and its published snapshot.
@@ -53,7 +62,19 @@ pub(crate) struct Tenant<H> {
 #[derive(Debug)]
 struct Book<H> {
     links: Vec<Written<H>>,
+    /// As long as they have a link.
+    sessions: HashMap<SessionId, Session>,
     rebuilt: Option<Instant>,
+}
+
+/// What the connections of a session have in common.
+#[derive(Debug)]
+struct Session {
+    /// The number of its next connection; none is given twice.
+    next: u32,
+    /// The newest that any of its connections has brought.
+    offer: Offer,
+    bound: ServiceBound,
 }
 
 /// The services of one link, with what is known of each.
@@ -100,6 +121,7 @@ impl<H> Tenant<H> {
         let view = ArcSwap::from_pointee(TenantView::empty(name.clone()));
         let book = Mutex::new(Book {
             links: Vec::new(),
+            sessions: HashMap::new(),
             rebuilt: None,
         });
         Self {
@@ -115,17 +137,17 @@ impl<H> Tenant<H> {
         self.view.load_full()
     }
 
-    /// The newest link of this instance but `except`, serving or finishing: whom to ask about a call.
-    pub(crate) fn another_link(
+    /// The newest link of this instance that is as wanted, serving or finishing.
+    pub(crate) fn newest_link(
         &self,
         agent: AgentId,
         instance: InstanceId,
-        except: LinkId,
+        wanted: impl Fn(&LinkEntry<H>) -> bool,
     ) -> Option<Arc<LinkEntry<H>>> {
         let links = self.links_of(agent);
         links
             .into_iter()
-            .find(|entry| entry.instance == instance && entry.id != except)
+            .find(|entry| entry.instance == instance && wanted(entry))
     }
 
     /// All links of one agent, newest first.
@@ -148,34 +170,56 @@ impl<H> Tenant<H> {
             held: newcomer.held,
             ..Standing::default()
         };
-        let entry = Arc::new(LinkEntry::new(&newcomer, standing.state(false), handle));
         let mut book = self.book();
         book.check_caps(&newcomer)?;
-        let services = meters(&newcomer.offer, &BTreeMap::new());
+        let id = book.join_session(&newcomer);
+        let entry = Arc::new(LinkEntry::new(&newcomer, id, standing.state(false), handle));
         book.links.push(Written {
             entry: Arc::clone(&entry),
-            services,
+            services: BTreeMap::new(),
             standing,
         });
+        book.apply_offer(id.session);
         book.settle(&entry);
         Ok(entry)
     }
 
     /// Strikes a link out, and no other.
-    pub(crate) fn strike(&self, entry: &LinkEntry<H>) {
+    pub(crate) fn strike(&self, entry: &Arc<LinkEntry<H>>) {
         let mut book = self.book();
         entry.set_state(LinkState::Gone);
         book.links
-            .retain(|written| !std::ptr::eq(&raw const *written.entry, entry));
+            .retain(|written| !Arc::ptr_eq(&written.entry, entry));
+        let session = entry.id.session;
+        if book.of_session(session).next().is_none() {
+            book.sessions.remove(&session);
+        }
         book.settle(entry);
     }
 
-    /// Replaces what a session offers; what is known of services that stay is kept. Whichever of
-    /// its connections hears of an offer or of health, it is about all of them.
-    pub(crate) fn offer(&self, session: SessionId, offer: &[ServiceOffer]) {
-        for written in self.book().of_session(session) {
-            written.services = meters(offer, &written.services);
-        }
+    /// Replaces what a session offers by what is newer, whichever of its connections brings it; it
+    /// is about all of them. What is known of services that stay is kept. Whether anything changed.
+    pub(crate) fn offer(&self, session: SessionId, offer: Offer) -> bool {
+        let mut book = self.book();
+        book.renew_offer(session, |known| {
+            let newer = offer.seq > known.offer.seq;
+            if newer {
+                known.offer = offer;
+            }
+            newer
+        })
+    }
+
+    /// Bounds what a session may offer. Whether anything changed.
+    pub(crate) fn bind(&self, session: SessionId, bound: ServiceBound) -> bool {
+        let mut book = self.book();
+        book.renew_offer(session, |known| {
+            let other = known.bound != bound;
+            if other {
+                known.bound = bound;
+            }
+            other
+        })
     }
 
     /// Takes over a health report; services that the session does not offer are skipped.
@@ -190,7 +234,7 @@ impl<H> Tenant<H> {
     }
 
     /// Changes what keeps a link from taking calls.
-    pub(crate) fn stand(&self, entry: &LinkEntry<H>, change: impl FnOnce(&mut Standing)) {
+    pub(crate) fn stand(&self, entry: &Arc<LinkEntry<H>>, change: impl FnOnce(&mut Standing)) {
         let mut book = self.book();
         if let Some(written) = book.find(entry) {
             change(&mut written.standing);
@@ -236,10 +280,10 @@ impl<H> Tenant<H> {
 }
 
 impl<H> Book<H> {
-    fn find(&mut self, entry: &LinkEntry<H>) -> Option<&mut Written<H>> {
+    fn find(&mut self, entry: &Arc<LinkEntry<H>>) -> Option<&mut Written<H>> {
         self.links
             .iter_mut()
-            .find(|written| std::ptr::eq(&raw const *written.entry, entry))
+            .find(|written| Arc::ptr_eq(&written.entry, entry))
     }
 
     fn of_session(&mut self, session: SessionId) -> impl Iterator<Item = &mut Written<H>> {
@@ -248,7 +292,50 @@ impl<H> Book<H> {
             .filter(move |written| written.entry.id.session == session)
     }
 
+    /// The newcomer's place in its session.
+    fn join_session(&mut self, newcomer: &Newcomer) -> LinkId {
+        let session = self.sessions.entry(newcomer.session);
+        let session = session.or_insert_with(|| Session {
+            next: 0,
+            offer: newcomer.offer.clone(),
+            bound: newcomer.bound.clone(),
+        });
+        if newcomer.offer.seq > session.offer.seq {
+            session.offer = newcomer.offer.clone();
+        }
+        let connection = session.next;
+        session.next = connection.saturating_add(1);
+        LinkId {
+            session: newcomer.session,
+            connection,
+        }
+    }
+
+    fn renew_offer(&mut self, id: SessionId, renew: impl FnOnce(&mut Session) -> bool) -> bool {
+        let changed = self.sessions.get_mut(&id).is_some_and(renew);
+        if changed {
+            self.apply_offer(id);
+        }
+        changed
+    }
+
+    /// Writes what a session offers to each of its links.
+    fn apply_offer(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let of_session = |written: &&mut Written<H>| written.entry.id.session == id;
+        for written in self.links.iter_mut().filter(of_session) {
+            let allowed = allowed_offer(&session.offer.services, &session.bound);
+            written.services = meters(allowed, &written.services);
+        }
+    }
+
     fn check_caps(&self, newcomer: &Newcomer) -> Result<(), CapReached> {
+        let of_session = |written: &&Written<H>| written.entry.id.session == newcomer.session;
+        if self.links.iter().filter(of_session).count() >= usize::from(CONNECTIONS_MAX) {
+            return Err(CapReached::Connections);
+        }
         let links = || {
             self.links
                 .iter()
@@ -281,13 +368,12 @@ impl<H> Book<H> {
 }
 
 /// One meter for each offered service; those that were offered before keep theirs.
-fn meters(offer: &[ServiceOffer], old: &Services) -> Services {
+fn meters<'a>(offer: impl Iterator<Item = &'a ServiceOffer>, old: &Services) -> Services {
     let keep = |service: &ServiceOffer| match old.get(&service.name) {
         Some((before, meter)) if before.kind == service.kind => Arc::clone(meter),
         _ => Arc::default(),
     };
     offer
-        .iter()
         .map(|service| (service.name.clone(), (service.clone(), keep(service))))
         .collect()
 }

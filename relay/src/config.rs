@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use culvert_certs::Credentials;
-use culvert_tunnel::ResetKeys;
+use culvert_tunnel::{HandshakeRate, ResetKeys};
 use tokio::sync::watch;
 
 use crate::limits::{
-    DRAIN_SMEAR, DRAIN_TIMEOUT, PARKED_LINK_BYTES, PARKED_TENANT_BYTES, PARKED_TOTAL_BYTES,
+    DRAIN_SMEAR, DRAIN_TIMEOUT, MAX_GREETING_PER_TENANT, PARKED_LINK_BYTES, PARKED_TENANT_BYTES, PARKED_TOTAL_BYTES,
 };
 use crate::policy::Admission;
 use crate::tcp::Edge;
@@ -25,6 +25,27 @@ pub struct RelayConfig {
     pub drain_smear: Duration,
     /// What answers may hold whose callers do not read.
     pub parked: ParkedLimits,
+    /// What those may occupy who are not linked yet.
+    pub doors: DoorLimits,
+}
+
+/// What those may occupy who are not linked yet.
+#[derive(Debug, Clone, Copy)]
+pub struct DoorLimits {
+    /// Handshakes that may begin a second, over UDP and TCP together.
+    pub handshakes_per_second: u32,
+    /// Connections of one tenant that are proven and not registered.
+    pub greeting: usize,
+}
+
+impl Default for DoorLimits {
+    /// For this machine: each of its cores can do so many handshakes beside its calls.
+    fn default() -> Self {
+        Self {
+            handshakes_per_second: HandshakeRate::per_second_here(),
+            greeting: MAX_GREETING_PER_TENANT,
+        }
+    }
 }
 
 /// What answers may hold whose callers do not read, in bytes; above, the longest parked are cut.
@@ -57,6 +78,7 @@ impl RelayConfig {
             drain_timeout: DRAIN_TIMEOUT,
             drain_smear: DRAIN_SMEAR,
             parked: ParkedLimits::default(),
+            doors: DoorLimits::default(),
         }
     }
 }
@@ -68,6 +90,9 @@ pub struct RelayInputs {
     pub credentials: watch::Receiver<Arc<Credentials>>,
     /// Who may link. Each change is applied to the links that stand, too.
     pub admission: watch::Receiver<Arc<Admission>>,
+    /// When the store was last heard: apart, because that it still speaks changes nothing for the
+    /// links that stand.
+    pub heard_at: watch::Receiver<SystemTime>,
     /// The keys that all replicas of a plane share.
     pub reset_keys: ResetKeys,
     /// Who takes the TLS connections of the public, should this port serve them too.

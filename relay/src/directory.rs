@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use culvert_certs::TenantName;
-use culvert_wire::{ServiceHealth, ServiceOffer};
+use culvert_wire::{Offer, ServiceHealth};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -23,6 +23,7 @@ use crate::book::{CapReached, Newcomer, Tenant};
 use crate::handle::Link;
 use crate::limits::CATCH_UP;
 use crate::link::LinkEntry;
+use crate::policy::ServiceBound;
 use crate::view::TenantView;
 
 /// The links of this replica and what they offer, by tenant.
@@ -221,10 +222,19 @@ impl<H> Registration<H> {
         &self.entry
     }
 
-    /// Replaces what the link offers; what is known of services that stay is kept.
-    pub(crate) fn offer(&self, offer: &[ServiceOffer], now: Instant) {
-        self.tenant.offer(self.entry.id.session, offer);
-        self.directory.changed(&self.tenant, now);
+    /// Replaces what the session offers, if this is newer; what is known of services that stay is
+    /// kept.
+    pub(crate) fn offer(&self, offer: Offer, now: Instant) {
+        if self.tenant.offer(self.entry.id.session, offer) {
+            self.directory.changed(&self.tenant, now);
+        }
+    }
+
+    /// Bounds what of the offer may be served.
+    pub(crate) fn bind(&self, bound: ServiceBound, now: Instant) {
+        if self.tenant.bind(self.entry.id.session, bound) {
+            self.directory.changed(&self.tenant, now);
+        }
     }
 
     /// Takes over a health report; services that the link does not offer are skipped.
@@ -263,13 +273,14 @@ pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use culvert_certs::{AgentId, ConnectorName};
-    use culvert_wire::{InstanceId, ServiceKind, ServiceState, SessionId};
+    use culvert_wire::limits::CONNECTIONS_MAX;
+    use culvert_wire::{InstanceId, ServiceKind, ServiceOffer, ServiceState, SessionId};
     use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
     use super::*;
     use crate::limits::REBUILD_EVERY;
     use crate::limits::{MAX_AGENTS, MAX_LINKS};
-    use crate::link::{LinkId, LinkState};
+    use crate::link::LinkState;
 
     /// A link of agent `agent` to be, in its start `instance`, as connection `session`/0.
     pub(crate) fn newcomer(
@@ -279,17 +290,22 @@ pub(crate) mod tests {
         offer: Vec<ServiceOffer>,
     ) -> Newcomer {
         Newcomer {
-            id: LinkId {
-                session: SessionId::from_bytes([session; 16]),
-                connection: 0,
-            },
+            session: SessionId::from_bytes([session; 16]),
             tenant: "acme".parse().unwrap(),
             connector: "vpc".parse().unwrap(),
             agent: AgentId::from_bytes([agent; 16]),
             instance: InstanceId::from_bytes([instance; 16]),
             held: false,
-            offer,
+            offer: Offer {
+                seq: 1,
+                services: offer,
+            },
+            bound: None,
         }
+    }
+
+    fn offer(seq: u64, services: Vec<ServiceOffer>) -> Offer {
+        Offer { seq, services }
     }
 
     pub(crate) fn service(name: &str, kind: ServiceKind, models: &[&str]) -> ServiceOffer {
@@ -498,12 +514,8 @@ pub(crate) mod tests {
         drop(second);
         links.clear();
         for link in 0..MAX_LINKS {
-            let (session, instance) = (
-                u8::try_from(link % 250).unwrap(),
-                u8::try_from(link / 250).unwrap(),
-            );
-            let mut newcomer = newcomer(session, 1, session, vec![]);
-            newcomer.id.connection = u32::from(instance);
+            let session = u8::try_from(link % 250).unwrap();
+            let newcomer = newcomer(session, 1, session, vec![]);
             links.push(directory.register(newcomer, (), now).unwrap());
         }
         let refused = directory.register(newcomer(251, 1, 251, vec![]), (), now);
@@ -519,8 +531,8 @@ pub(crate) mod tests {
             .unwrap();
         let revision = || directory.view(&acme()).revision;
         assert_eq!(revision(), 1);
-        for _ in 0..100 {
-            link.offer(&llama(), start + REBUILD_EVERY / 2);
+        for seq in 2..100 {
+            link.offer(offer(seq, llama()), start + REBUILD_EVERY / 2);
         }
         assert_eq!(revision(), 1);
         let due = directory.publish_due(start + REBUILD_EVERY / 2);
@@ -528,7 +540,7 @@ pub(crate) mod tests {
         assert_eq!(directory.publish_due(start + REBUILD_EVERY), None);
         assert_eq!(revision(), 2);
         assert!(directory.view(&acme()).service(&vpc(), "llama").is_some());
-        link.offer(&[], start + 3 * REBUILD_EVERY);
+        link.offer(offer(100, vec![]), start + 3 * REBUILD_EVERY);
         assert_eq!(revision(), 3);
     }
 
@@ -556,11 +568,12 @@ pub(crate) mod tests {
         let first = directory
             .register(newcomer(1, 1, 1, llama()), (), now)
             .unwrap();
-        let mut attached = newcomer(1, 1, 1, llama());
-        attached.id.connection = 1;
-        let _second = directory.register(attached, (), now).unwrap();
+        let second = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        assert_eq!(second.entry().id.connection, 1);
         first.offer(
-            &[service("tools", ServiceKind::Mcp, &[])],
+            offer(2, vec![service("tools", ServiceKind::Mcp, &[])]),
             now + REBUILD_EVERY,
         );
         let view = directory.view(&acme());
@@ -580,7 +593,7 @@ pub(crate) mod tests {
             .unwrap();
         link.health(&[health("llama", ServiceState::Down)]);
         link.offer(
-            &[service("llama", ServiceKind::Model, &["new"])],
+            offer(2, vec![service("llama", ServiceKind::Model, &["new"])]),
             now + REBUILD_EVERY,
         );
         let view = directory.view(&acme());
@@ -621,6 +634,78 @@ pub(crate) mod tests {
         assert_eq!(connector.conflicts[0].agent, AgentId::from_bytes([2; 16]));
         assert_eq!(connector.services["tools"].links.len(), 2);
         assert_eq!(connector.services["tools"].digests.len(), 2);
+    }
+
+    /// Whoever brings it and when: what the agent said last is what it offers.
+    #[test]
+    fn an_older_offer_never_replaces_a_newer_one() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let tools = || vec![service("tools", ServiceKind::Mcp, &[])];
+        let first = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        first.offer(offer(5, tools()), now);
+        let second = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        second.offer(offer(3, llama()), now);
+        let names = |ticks: u32| {
+            directory.publish_due(now + ticks * REBUILD_EVERY);
+            let view = directory.view(&acme());
+            let services = &view.connectors[&vpc()].services;
+            let names = services.iter().map(|(name, service)| {
+                assert_eq!(service.links.len(), 2);
+                name.to_string()
+            });
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(10), ["tools"]);
+        second.bind(Some(["llama".parse().unwrap()].into()), now);
+        assert!(names(20).is_empty());
+        first.bind(None, now);
+        assert_eq!(names(30), ["tools"]);
+        let revision = directory.view(&acme()).revision;
+        second.bind(None, now + 40 * REBUILD_EVERY);
+        second.offer(offer(5, tools()), now + 40 * REBUILD_EVERY);
+        assert_eq!(directory.publish_due(now + 50 * REBUILD_EVERY), None);
+        let same = directory.view(&acme()).revision;
+        assert_eq!(same, revision, "nothing changed, and nothing was rebuilt");
+    }
+
+    /// Numbers and the cap are of the book, where no two newcomers look at once.
+    #[test]
+    fn connections_of_a_session_have_numbers_of_their_own_and_a_bound() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let attach = || directory.register(newcomer(1, 1, 1, llama()), (), now);
+        let first = attach().unwrap();
+        let gone = attach().unwrap();
+        drop(gone);
+        let other = attach().unwrap();
+        let numbers = [first.entry().id.connection, other.entry().id.connection];
+        assert_eq!(numbers, [0, 2], "a number is not given twice");
+        let rest = u32::from(CONNECTIONS_MAX) - 2;
+        let _rest: Vec<_> = (0..rest).map(|_| attach().unwrap()).collect();
+        assert_eq!(attach().unwrap_err(), CapReached::Connections);
+    }
+
+    #[test]
+    fn newcomers_on_many_threads_never_share_a_number_nor_pass_the_cap() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let most = usize::from(CONNECTIONS_MAX);
+        let taken: Vec<_> = std::thread::scope(|scope| {
+            let attach = || directory.register(newcomer(1, 1, 1, llama()), (), now);
+            let threads: Vec<_> = (0..4 * most).map(|_| scope.spawn(attach)).collect();
+            let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+            joined.filter_map(Result::ok).collect()
+        });
+        let numbers: BTreeSet<_> = taken
+            .iter()
+            .map(|link| link.entry().id.connection)
+            .collect();
+        assert_eq!((taken.len(), numbers.len()), (most, most));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,13 +5,15 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use culvert_tunnel::Connection;
 use culvert_wire::{CallId, CallKnowledge, Code, Open, RequestHead};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::{AnswerBody, CallRecord, Stream, UploadTask};
-use crate::attempt::{Headed, InFlight, attempt};
+use crate::ask::ask_in_turn;
+use crate::attempt::{Headed, InFlight, Upload, attempt};
 use crate::book::Tenant;
 use crate::call::{Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
 use crate::handle::Link;
@@ -238,27 +240,19 @@ where
         }
     }
 
-    /// Asks the agent over another of its links, should it have one by and by.
+    /// Asks the agent over its other links, should it have one by and by.
     async fn ask(&self, attempted: &Attempted) -> Witness {
-        let lost = &attempted.link;
-        let asked = async {
-            let mut changes = self.core.directory.changes(&self.target.tenant);
-            let link = loop {
-                let other = self.tenant.another_link(lost.agent, lost.instance, lost.id);
-                match other.filter(|link| link.handle.is_open()) {
-                    Some(link) => break link,
-                    None => changes.changed().await.ok()?,
-                }
-            };
-            link.handle
-                .ask(attempted.call_id, attempted.opened.elapsed())
-                .await
-        };
-        let answer = tokio::time::timeout(ASK_WAIT, self.before_deadline(asked)).await;
-        match answer.ok().flatten().flatten() {
-            Some(CallKnowledge::NeverSeen) => Witness::NeverSeen,
-            Some(CallKnowledge::Seen) => Witness::Seen,
-            Some(CallKnowledge::Unknown) | None => Witness::Unknown,
+        let Attempted {
+            link,
+            call_id,
+            opened,
+        } = attempted;
+        let changes = self.core.directory.changes(&self.target.tenant);
+        let asked = ask_in_turn(&self.tenant, changes, link, *call_id, *opened);
+        match timeout(ASK_WAIT, self.before_deadline(asked)).await {
+            Ok(Some(CallKnowledge::NeverSeen)) => Witness::NeverSeen,
+            Ok(Some(CallKnowledge::Seen)) => Witness::Seen,
+            Ok(Some(CallKnowledge::Unknown) | None) | Err(_) => Witness::Unknown,
         }
     }
 
@@ -315,7 +309,11 @@ where
             transport: chosen.link.handle.connection().transport(),
             attempts: self.attempts,
         };
-        let upload = upload.map(|upload| self.core.uploads.spawn(upload));
+        let connection = chosen.link.handle.connection();
+        let upload = upload.map(|upload| {
+            let upload = while_linked(connection.clone(), upload);
+            self.core.uploads.spawn(upload)
+        });
         let upload = upload.map(|task| UploadTask(task.abort_handle()));
         let length = head.declared_length(&self.head.method);
         let parts = head.into_response_parts();
@@ -338,6 +336,16 @@ where
             route,
             timings,
         }
+    }
+}
+
+/// A body goes up for as long as its link stands: its caller may neither send nor leave, and the
+/// end of a relay, which closes all of its links, waits for nobody's caller.
+async fn while_linked(connection: Connection, upload: Upload) {
+    tokio::select! {
+        biased;
+        _sent = upload => {}
+        _end = connection.closed() => {}
     }
 }
 

@@ -60,9 +60,9 @@ pub struct LinkEntry<H = Link> {
 }
 
 impl<H> LinkEntry<H> {
-    pub(crate) fn new(newcomer: &Newcomer, state: LinkState, handle: H) -> Self {
+    pub(crate) fn new(newcomer: &Newcomer, id: LinkId, state: LinkState, handle: H) -> Self {
         Self {
-            id: newcomer.id,
+            id,
             connector: newcomer.connector.clone(),
             agent: newcomer.agent,
             instance: newcomer.instance,

@@ -25,8 +25,6 @@ pub struct Admission {
     /// Control's signed statements on who was revoked, for those who try: without its statement an
     /// agent does not believe that it was.
     pub statements: HashMap<Subject, Bytes>,
-    /// When the store was last heard.
-    pub heard_at: SystemTime,
     /// What happens when two live instances use one identity.
     pub clones: ClonePolicy,
 }
@@ -105,6 +103,9 @@ pub enum Rejected {
     /// The tenant opens links faster than it may.
     #[error("the tenant opens too many links a second")]
     TooFast,
+    /// The tenant has as many connections as it may that have not greeted.
+    #[error("too many connections of the tenant have not greeted yet")]
+    TooManySilent,
     /// A cap of the directory.
     #[error(transparent)]
     Full(#[from] crate::book::CapReached),
@@ -117,9 +118,6 @@ pub enum Rejected {
     /// Another instance with the same key answers, and policy refuses a second one.
     #[error("another live instance uses this identity")]
     Clone,
-    /// The session has as many connections as it may.
-    #[error("the session has as many connections as it may")]
-    TooManyConnections,
     /// `attach` names no session of this instance and key.
     #[error("there is no such session of this instance to attach to")]
     NoSession,
@@ -136,23 +134,25 @@ impl Rejected {
             Self::Expired => Code::Expired,
             Self::Revoked => Code::Revoked,
             Self::Stale => Code::Stale,
-            Self::TooFast | Self::Full(_) | Self::Leaving | Self::TooManyConnections => Code::Busy,
+            Self::TooFast | Self::TooManySilent | Self::Full(_) | Self::Leaving => Code::Busy,
             Self::Duplicate => Code::Duplicate,
             Self::Clone => Code::Clone,
         }
     }
 }
 
-/// Decides whether the owner of `leaf` may have a link at this moment.
+/// Decides whether the owner of `leaf` may have a link at this moment; the store was last heard at
+/// `heard_at`.
 pub(crate) fn admit(
     leaf: &PeerLeaf,
     admission: &Admission,
+    heard_at: SystemTime,
     zone: &Zone,
     now: SystemTime,
 ) -> Result<Admitted, Rejected> {
     let admitted = keep(leaf, admission, zone, now)?;
     // Only newcomers are refused for a silent store: what is linked goes on serving.
-    if age(admission.heard_at, now) > MAX_STALENESS {
+    if age(heard_at, now) > MAX_STALENESS {
         return Err(Rejected::Stale);
     }
     Ok(admitted)
@@ -218,19 +218,27 @@ pub(crate) fn statement(leaf: &PeerLeaf, admission: &Admission) -> Option<Bytes>
         .cloned()
 }
 
-/// The part of an offer that the connector may serve.
-pub(crate) fn allowed_offer(
-    offer: &[ServiceOffer],
-    admission: &Admission,
-    identity: &AgentIdentity,
-) -> Vec<ServiceOffer> {
+/// The only services that a connector may serve; all if there is no such set.
+pub(crate) type ServiceBound = Option<BTreeSet<ServiceName>>;
+
+/// What bounds the offers of this agent.
+pub(crate) fn service_bound(admission: &Admission, identity: &AgentIdentity) -> ServiceBound {
     let key = (identity.tenant.clone(), identity.connector.clone());
-    let bound = admission
-        .connectors
-        .get(&key)
-        .and_then(|policy| policy.services.as_ref());
-    let allowed = |service: &&ServiceOffer| bound.is_none_or(|names| names.contains(&service.name));
-    offer.iter().filter(allowed).cloned().collect()
+    let policy = admission.connectors.get(&key)?;
+    policy.services.clone()
+}
+
+/// The part of an offer that is within the bound.
+pub(crate) fn allowed_offer<'a>(
+    offer: &'a [ServiceOffer],
+    bound: &'a ServiceBound,
+) -> impl Iterator<Item = &'a ServiceOffer> {
+    let allowed = |service: &&ServiceOffer| {
+        bound
+            .as_ref()
+            .is_none_or(|names| names.contains(&service.name))
+    };
+    offer.iter().filter(allowed)
 }
 
 /// A clock that was set back makes news look fresh, never stale.
@@ -285,13 +293,20 @@ mod tests {
             connectors: HashMap::from([((tenant, connector), policy)]),
             deny: DenyList::default(),
             statements: HashMap::new(),
-            heard_at: now(),
             clones: ClonePolicy::Alarm,
         }
     }
 
     fn decide(leaf: &PeerLeaf, admission: &Admission) -> Result<bool, Rejected> {
-        admit(leaf, admission, &zone(), now()).map(|admitted| admitted.held)
+        decide_at(leaf, admission, now())
+    }
+
+    fn decide_at(
+        leaf: &PeerLeaf,
+        admission: &Admission,
+        heard_at: SystemTime,
+    ) -> Result<bool, Rejected> {
+        admit(leaf, admission, heard_at, &zone(), now()).map(|admitted| admitted.held)
     }
 
     #[test]
@@ -336,14 +351,13 @@ mod tests {
 
     #[test]
     fn a_silent_store_stops_newcomers_only() {
-        let mut stale = admission(ConnectorPolicy::default());
-        stale.heard_at = now() - MAX_STALENESS;
-        assert_eq!(decide(&agent(), &stale), Ok(false));
-        stale.heard_at -= Duration::from_secs(1);
-        assert_eq!(decide(&agent(), &stale), Err(Rejected::Stale));
-        assert!(keep(&agent(), &stale, &zone(), now()).is_ok());
-        stale.heard_at = now() + HOUR;
-        assert_eq!(decide(&agent(), &stale), Ok(false));
+        let fine = admission(ConnectorPolicy::default());
+        let heard = |at| decide_at(&agent(), &fine, at);
+        assert_eq!(heard(now() - MAX_STALENESS), Ok(false));
+        let too_long = now() - MAX_STALENESS - Duration::from_secs(1);
+        assert_eq!(heard(too_long), Err(Rejected::Stale));
+        assert!(keep(&agent(), &fine, &zone(), now()).is_ok());
+        assert_eq!(heard(now() + HOUR), Ok(false));
     }
 
     #[test]
@@ -378,14 +392,17 @@ mod tests {
                 digest: [0; 32],
             })
             .into();
-        let all = admission(ConnectorPolicy::default());
-        assert_eq!(allowed_offer(&offer, &all, &identity()), offer);
+        let allowed = |policy| {
+            let bound = service_bound(&admission(policy), &identity());
+            allowed_offer(&offer, &bound).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(allowed(ConnectorPolicy::default()), offer);
         let services = Some(["files".parse().unwrap()].into());
-        let some = admission(ConnectorPolicy {
+        let some = ConnectorPolicy {
             services,
             ..ConnectorPolicy::default()
-        });
-        assert_eq!(allowed_offer(&offer, &some, &identity()), offer[1..]);
+        };
+        assert_eq!(allowed(some), offer[1..]);
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use culvert_certs::{Credentials, Identity, PlaneIdentity, TenantName};
+use culvert_certs::{Credentials, Identity, PlaneIdentity};
 use culvert_wire::{AcceptorCommand, PlaneName, ReplicaId, SessionId, Settings, Welcome};
 use http::Request;
 use http_body::Body;
@@ -19,15 +20,15 @@ use crate::call::{Answered, CallFailed, CallMeta, CallTarget};
 use crate::config::{RelayConfig, RelayInputs};
 use crate::directory::Directory;
 use crate::dispatch;
+use crate::entry::Entry;
 use crate::handle::Link;
 use crate::join::{ControlRequest, JoinDesk};
-use crate::limits::{DRAIN_MARGIN, MAX_CONTROL_REQUESTS, NEW_LINKS_PER_SECOND, REPLAY_TOTAL_BYTES};
+use crate::limits::{DRAIN_MARGIN, MAX_CONTROL_REQUESTS, REPLAY_TOTAL_BYTES};
 use crate::link::LinkEntry;
 use crate::metrics::Metrics;
 use crate::parking::Parking;
 use crate::policy::Admission;
 use crate::ports::{BindError, Ports};
-use crate::rate::RatePer;
 use crate::replay::BodyError;
 use crate::status::RelayStatus;
 use crate::view::TenantView;
@@ -46,12 +47,13 @@ pub(crate) struct Core {
     pub(crate) plane: PlaneIdentity,
     pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
     pub(crate) admission: watch::Receiver<Arc<Admission>>,
+    pub(crate) heard_at: watch::Receiver<SystemTime>,
     pub(crate) control: mpsc::Sender<ControlRequest>,
     pub(crate) directory: Arc<Directory<Link>>,
     pub(crate) metrics: Metrics,
     pub(crate) replay: ReplayMemory,
     pub(crate) parking: Arc<Parking>,
-    pub(crate) new_links: RatePer<TenantName>,
+    pub(crate) entry: Entry,
     /// Handshakes and sessions of links.
     pub(crate) sessions: TaskTracker,
     /// Bodies that are still on their way up while their answers stream.
@@ -90,6 +92,7 @@ impl Relay {
         let RelayInputs {
             credentials,
             admission,
+            heard_at,
             reset_keys,
             edge,
         } = inputs;
@@ -100,18 +103,19 @@ impl Relay {
         let (control, requests) = mpsc::channel(MAX_CONTROL_REQUESTS);
         let metrics = Metrics::default();
         let desk = JoinDesk::new(control.clone(), metrics.clone());
-        let ports = Ports::bind(config.link_listen, &first, reset_keys, desk, edge).await?;
+        let ports = Ports::bind(&config, &first, reset_keys, desk, edge).await?;
         let address = ports.address();
         let core = Core {
             plane,
             credentials,
             admission,
+            heard_at,
             control,
             directory: Arc::new(Directory::new()),
             metrics,
             replay: ReplayMemory::new(REPLAY_TOTAL_BYTES),
             parking: Arc::new(Parking::new(config.parked)),
-            new_links: RatePer::new(NEW_LINKS_PER_SECOND, NEW_LINKS_PER_SECOND),
+            entry: Entry::new(config.doors),
             sessions: TaskTracker::new(),
             uploads: TaskTracker::new(),
             config,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use culvert_tunnel::Connection;
-use culvert_wire::{AcceptorCommand, AcceptorEvent, CallId, CallKnowledge, Code, Offer, Renewed};
+use culvert_wire::{AcceptorCommand, AcceptorEvent, CallId, CallKnowledge, Code, Renewed};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -17,7 +17,7 @@ use crate::handle::{Errand, Link};
 use crate::join::{ControlRequest, JoinRefusal, ask_control};
 use crate::limits::{LIFETIME_CHECK, LIFETIME_CHECK_MIN, RENEW_ANSWER_WAIT, REVOKED_NOTICE};
 use crate::metrics::{LinkCount, LinkLabels};
-use crate::policy::{Rejected, allowed_offer, keep, statement};
+use crate::policy::{Rejected, keep, service_bound, statement};
 use crate::relay::{Core, Phase};
 use crate::status::transport;
 
@@ -30,8 +30,6 @@ pub(crate) struct Serving {
     asked: HashMap<CallId, oneshot::Sender<CallKnowledge>>,
     /// Probes and renewals under way; they end with the session.
     work: JoinSet<Option<AcceptorCommand>>,
-    /// What the agent offers, before the connector's bounds.
-    offer: Offer,
     /// It was cut off, and only waits for its end.
     cut: bool,
     _count: LinkCount,
@@ -43,7 +41,6 @@ impl Serving {
         connection: Connection,
         registration: Registration<Link>,
         orders: mpsc::Sender<AcceptorCommand>,
-        offer: Offer,
     ) -> Self {
         let labels = LinkLabels {
             plane: core.plane.zone.to_string(),
@@ -58,7 +55,6 @@ impl Serving {
             orders,
             asked: HashMap::new(),
             work: JoinSet::new(),
-            offer,
             cut: false,
         }
     }
@@ -93,7 +89,7 @@ impl Serving {
                 // Without its embedder the snapshot stays as it is.
                 Ok(()) = admission.changed() => {
                     self.recheck();
-                    self.publish_offer();
+                    self.bind_offer();
                 }
                 Ok(()) = phase.changed() => {
                     let phase = *phase.borrow_and_update();
@@ -119,10 +115,7 @@ impl Serving {
 
     fn happened(&mut self, event: AcceptorEvent) {
         match event {
-            AcceptorEvent::Offer(offer) => {
-                self.offer = offer;
-                self.publish_offer();
-            }
+            AcceptorEvent::Offer(offer) => self.registration.offer(offer, Instant::now()),
             AcceptorEvent::Health(health) => self.registration.health(&health.services),
             AcceptorEvent::Probe { nonce } => self.probe(nonce),
             AcceptorEvent::ServingDead => {
@@ -186,15 +179,11 @@ impl Serving {
         });
     }
 
-    fn publish_offer(&self) {
-        let identity = self.connection.peer().identity.agent();
-        if let Some(identity) = identity {
-            let offer = allowed_offer(
-                &self.offer.services,
-                &self.core.admission.borrow(),
-                identity,
-            );
-            self.registration.offer(&offer, Instant::now());
+    /// What the agent may offer can change without it.
+    fn bind_offer(&self) {
+        if let Some(identity) = self.connection.peer().identity.agent() {
+            let bound = service_bound(&self.core.admission.borrow(), identity);
+            self.registration.bind(bound, Instant::now());
         }
     }
 

@@ -1,4 +1,4 @@
-//! The life of one connection of an agent: greet, admit, register, serve.
+//! The life of one connection of an agent: receive, greet, admit, register, serve.
 //!
 //! The wire's machine decides about frames and liveness, and the tunnel's driver moves them; here
 //! is what the relay does about it. When the agent drains, when this replica leaves, when the
@@ -9,20 +9,47 @@ use std::time::Instant;
 
 use culvert_tunnel::Connection;
 use culvert_tunnel::control::DriveEnd;
-use culvert_wire::{Acceptor, AcceptorCommand, AcceptorEvent, Hello, Offer, Reject};
+use culvert_wire::{Acceptor, AcceptorCommand, AcceptorEvent, Hello, Reject};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::admit::{Ticket, admit_link};
 use crate::book::Newcomer;
 use crate::directory::Registration;
+use crate::entry::{Place, Reception};
 use crate::handle::{Errand, Link};
-use crate::limits::{CONTROL_EVENTS, CONTROL_ORDERS};
-use crate::policy::{Rejected, allowed_offer, statement};
+use crate::limits::{CONTROL_EVENTS, CONTROL_ORDERS, TURNED_AWAY_WAIT};
+use crate::policy::{Rejected, service_bound, statement};
 use crate::relay::Core;
 use crate::serving::{Serving, order};
 
 /// Serves a connection whose handshake is done, until it is closed.
 pub(crate) async fn run(core: Arc<Core>, connection: Connection) {
+    match core.receive(connection.peer()) {
+        Reception::Welcome(place) => drive(core, connection, place, None).await,
+        Reception::Tell(rejected, place) => {
+            let closer = connection.clone();
+            let told = drive(core, connection, place, Some(rejected));
+            if timeout(TURNED_AWAY_WAIT, told).await.is_err() {
+                closer.close(rejected.code(), "");
+            }
+        }
+        Reception::Close(rejected) => {
+            let (code, peer) = (rejected.code(), &connection.peer().identity);
+            tracing::debug!(%peer, remote = %connection.remote(), %code, reason = %rejected, "closed");
+            core.metrics.refused(code);
+            connection.close(code, "");
+        }
+    }
+}
+
+/// Runs the control stream to its end. Who is turned away is told so in answer to its `Hello`.
+async fn drive(
+    core: Arc<Core>,
+    connection: Connection,
+    place: Place,
+    turned_away: Option<Rejected>,
+) {
     let peer = connection.peer().identity.to_string();
     let Ok(stream) = connection.accept_control().await else {
         return tracing::debug!(%peer, "no control stream");
@@ -34,14 +61,17 @@ pub(crate) async fn run(core: Arc<Core>, connection: Connection) {
         connection,
         orders,
         events,
+        place,
     };
     let driver = stream.drive(Acceptor::new(Instant::now()), commands, tell);
-    let (end, ()) = tokio::join!(driver, session.live());
+    let (end, ()) = tokio::join!(driver, session.live(turned_away));
     match end {
         DriveEnd::Machine(end) => tracing::info!(%peer, ?end, "link ended"),
         DriveEnd::Connection(end) => tracing::info!(%peer, %end, "link lost"),
         DriveEnd::Stream(error) => tracing::warn!(%peer, %error, "link closed: bad control stream"),
-        DriveEnd::Stalled => tracing::warn!(%peer, "link closed: the agent reads no control frames"),
+        DriveEnd::Stalled => {
+            tracing::warn!(%peer, "link closed: the agent reads no control frames")
+        }
         DriveEnd::Abandoned => tracing::debug!(%peer, "link abandoned"),
     }
 }
@@ -52,19 +82,24 @@ struct Session {
     connection: Connection,
     orders: mpsc::Sender<AcceptorCommand>,
     events: mpsc::Receiver<AcceptorEvent>,
+    /// It is counted until it is registered.
+    place: Place,
 }
 
 impl Session {
-    async fn live(mut self) {
+    async fn live(mut self, turned_away: Option<Rejected>) {
         let Some(hello) = self.greeted().await else {
             return;
         };
+        if let Some(rejected) = turned_away {
+            return self.reject(rejected).await;
+        }
         let registered = match admit_link(&self.core, &self.connection, &hello).await {
-            Ok(ticket) => self.register(ticket, &hello),
+            Ok(ticket) => self.register(ticket, hello),
             Err(rejected) => Err(rejected),
         };
         match registered {
-            Ok((registration, errands)) => self.serve(registration, errands, hello.offer).await,
+            Ok((registration, errands)) => self.serve(registration, errands).await,
             Err(rejected) => self.reject(rejected).await,
         }
     }
@@ -101,26 +136,22 @@ impl Session {
     fn register(
         &self,
         ticket: Ticket,
-        hello: &Hello,
+        hello: Hello,
     ) -> Result<(Registration<Link>, mpsc::Receiver<Errand>), Rejected> {
         let Ticket {
             admitted,
-            id,
+            session,
             replaced,
         } = ticket;
-        let offer = allowed_offer(
-            &hello.offer.services,
-            &self.core.admission.borrow(),
-            &admitted.identity,
-        );
         let newcomer = Newcomer {
-            id,
+            session,
             tenant: admitted.identity.tenant.clone(),
             connector: admitted.identity.connector.clone(),
             agent: admitted.identity.agent,
             instance: hello.instance,
             held: admitted.held,
-            offer,
+            bound: service_bound(&self.core.admission.borrow(), &admitted.identity),
+            offer: hello.offer,
         };
         let (link, errands) = Link::new(self.connection.clone());
         let registration = self
@@ -132,27 +163,25 @@ impl Session {
         }
         let peer = &self.connection.peer().identity;
         let (group, held) = (self.connection.group(), admitted.held);
+        let id = registration.entry().id;
         tracing::info!(%peer, session = %id, group, held, remote = %self.connection.remote(), "link up");
         Ok((registration, errands))
     }
 
-    async fn serve(
-        self,
-        registration: Registration<Link>,
-        errands: mpsc::Receiver<Errand>,
-        offer: Offer,
-    ) {
+    async fn serve(self, registration: Registration<Link>, errands: mpsc::Receiver<Errand>) {
         let Self {
             core,
             connection,
             orders,
             events,
+            place,
         } = self;
+        drop(place);
         order(
             &orders,
             AcceptorCommand::Welcome(core.welcome(registration.entry().id.session)),
         );
-        let serving = Serving::new(core, connection, registration, orders, offer);
+        let serving = Serving::new(core, connection, registration, orders);
         serving.run(events, errands).await;
     }
 }

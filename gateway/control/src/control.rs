@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) places: RwLock<Places>,
     pub(crate) published: watch::Sender<Arc<ConfigSnapshot>>,
+    /// Apart from what is published: it moves on every few seconds.
+    pub(crate) heard_at: watch::Sender<SystemTime>,
 }
 
 /// Where members find the planes; written into tokens and answers to joining.
@@ -118,11 +120,13 @@ impl Control {
         let bundle = Arc::clone(authority.bundle());
         let records = Records::new(engine, authority).await?;
         let (snapshot, _) = Feed::read(&records, bundle, clock.now()).await?;
+        let heard_at = watch::Sender::new(clock.now());
         Ok(Self {
             inner: Arc::new(Inner {
                 records,
                 audit: Audit::default(),
                 clock,
+                heard_at,
                 places: RwLock::default(),
                 published: watch::Sender::new(Arc::new(snapshot)),
             }),
@@ -144,6 +148,12 @@ impl Control {
     #[must_use]
     pub fn snapshot(&self) -> watch::Receiver<Arc<ConfigSnapshot>> {
         self.inner.published.subscribe()
+    }
+
+    /// When the store was last heard; moves on every few seconds while [`Control::run`] runs.
+    #[must_use]
+    pub fn heard_at(&self) -> watch::Receiver<SystemTime> {
+        self.inner.heard_at.subscribe()
     }
 
     /// What members believe.

@@ -27,7 +27,7 @@ use crate::{
 /// Snapshots are published at most this often: a burst of writes is one.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
-/// How often the store is asked whether it is there, and [`ConfigSnapshot::heard_at`] moves on.
+/// How often the store is asked whether it is there, and [`Control::heard_at`] moves on.
 const HEAR_EVERY: Duration = Duration::from_secs(10);
 
 /// How long to wait before a store that failed is read again.
@@ -40,8 +40,6 @@ pub struct ConfigSnapshot {
     pub revision: Revision,
     /// The authority's epoch.
     pub epoch: u64,
-    /// When the store was last heard.
-    pub heard_at: SystemTime,
     /// What members believe.
     pub bundle: Arc<TrustBundle>,
     /// Tenants that are neither deleted nor revoked.
@@ -175,6 +173,7 @@ impl Control {
 
     /// The version that is published only grows.
     fn publish(&self, snapshot: ConfigSnapshot) {
+        self.hear();
         self.inner.published.send_if_modified(|current| {
             let newer = snapshot.revision >= current.revision;
             if newer {
@@ -184,14 +183,9 @@ impl Control {
         });
     }
 
+    /// That the store still answers is no news to who follows the configuration.
     fn hear(&self) {
-        let heard_at = self.now();
-        self.inner.published.send_modify(|current| {
-            *current = Arc::new(ConfigSnapshot {
-                heard_at,
-                ..ConfigSnapshot::clone(current)
-            });
-        });
+        self.inner.heard_at.send_replace(self.now());
     }
 }
 

@@ -72,6 +72,29 @@ async fn a_key_works_until_it_expires_or_is_revoked_and_then_looks_unknown() {
     running.stop().await;
 }
 
+/// That the store still answers is no news: who follows the configuration is not woken by it.
+#[tokio::test(start_paused = true)]
+async fn hearing_the_store_changes_no_configuration() {
+    let world = World::new();
+    let running = Running::start(world.with_connector().await);
+    let control = &running.control;
+    until(control, |snapshot| snapshot.connectors.len() == 1).await;
+    let mut heard = control.heard_at();
+    for _ in 0..3 {
+        // The follower may have begun to watch, and published what was there.
+        let mut config = control.snapshot();
+        config.borrow_and_update();
+        world.pass(Duration::from_secs(3_600));
+        let moved = heard.wait_for(|at| *at == world.now());
+        tokio::time::timeout(Duration::from_secs(30), moved)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(!config.has_changed().unwrap());
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn connectors_are_told_with_their_rules_and_serving_agents() {
     let world = World::new();

@@ -96,7 +96,7 @@ async fn a_replica_that_has_not_heard_the_store_admits_nobody_and_keeps_whom_it_
     let agent = TestAgent::echo(&world);
     let _link = agent.link(&world).await;
     let long_ago = SystemTime::now() - Duration::from_secs(25 * 3_600);
-    world.change_admission(|admission| admission.heard_at = long_ago);
+    world.heard_at.send_replace(long_ago);
     assert_eq!(
         rejected(TestAgent::echo(&world).dial(&world, None).await),
         Code::Stale

@@ -53,6 +53,8 @@ pub(crate) struct TestLink {
     pub(crate) welcome: Welcome,
     pub(crate) orders: mpsc::Sender<DialerCommand>,
     pub(crate) events: mpsc::Receiver<DialerEvent>,
+    /// Whether questions about calls are answered here.
+    pub(crate) answers: Arc<AtomicBool>,
     tasks: JoinSet<Option<DriveEnd>>,
 }
 
@@ -149,8 +151,10 @@ impl TestAgent {
         };
         tasks.spawn(self.serve(connection.clone()));
         let (pass, events) = mpsc::channel(256);
+        let answers = Arc::new(AtomicBool::new(true));
         tasks.spawn(answer_asks(
             Arc::clone(&self.memory),
+            Arc::clone(&answers),
             told,
             orders.clone(),
             pass,
@@ -160,6 +164,7 @@ impl TestAgent {
             welcome,
             orders,
             events,
+            answers,
             tasks,
         })
     }
@@ -235,12 +240,15 @@ impl TestLink {
 
 async fn answer_asks(
     memory: Arc<Mutex<CallMemory>>,
+    answers: Arc<AtomicBool>,
     mut told: mpsc::Receiver<DialerEvent>,
     orders: mpsc::Sender<DialerCommand>,
     pass: mpsc::Sender<DialerEvent>,
 ) -> Option<DriveEnd> {
     while let Some(event) = told.recv().await {
-        if let DialerEvent::Ask(ask) = event {
+        if let DialerEvent::Ask(ask) = event
+            && answers.load(Ordering::SeqCst)
+        {
             let age = Duration::from_millis(ask.age_ms);
             let knowledge = memory
                 .lock()

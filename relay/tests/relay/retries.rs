@@ -222,3 +222,40 @@ async fn an_agent_that_saw_a_lost_call_does_not_get_it_again() {
     );
     assert_eq!(agent.arrived(), 1);
 }
+
+/// The newest link may carry the question nowhere: the next one is asked.
+#[tokio::test]
+async fn an_agent_is_asked_over_one_link_after_the_other() {
+    let world = World::new().await;
+    let agent = TestAgent::echo(&world);
+    let agent = TestAgent {
+        script: {
+            let memory = Arc::clone(&agent.memory);
+            let calls = Arc::clone(&agent.calls);
+            let echo = echo();
+            script(move |call, connection| {
+                let (memory, calls, echo) =
+                    (Arc::clone(&memory), Arc::clone(&calls), Arc::clone(&echo));
+                async move {
+                    if calls.load(Ordering::SeqCst) == 1 {
+                        *memory.lock().unwrap() = culvert_wire::CallMemory::new();
+                        connection.close(Code::AgentGone, "gone");
+                    } else {
+                        echo(call, connection).await;
+                    }
+                }
+            })
+        },
+        ..agent
+    };
+    let first = agent.link(&world).await;
+    let session = Some(first.welcome.session);
+    let mute = agent.dial(&world, session).await.unwrap();
+    mute.answers.store(false, Ordering::SeqCst);
+    let _takes_the_call = agent.dial(&world, session).await.unwrap();
+    world.until_links(3).await;
+    let answered = world.call(post("once")).await.unwrap();
+    assert_eq!(answered.route.attempts, 2);
+    assert_eq!(text(answered).await, "once");
+    assert_eq!(mute.connection.end(), None);
+}

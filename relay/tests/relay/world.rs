@@ -49,6 +49,7 @@ pub(crate) struct World {
     pub(crate) authority: Authority,
     pub(crate) relay: Relay,
     pub(crate) admission: watch::Sender<Arc<Admission>>,
+    pub(crate) heard_at: watch::Sender<SystemTime>,
     pub(crate) control: mpsc::Receiver<ControlRequest>,
     pub(crate) stop: CancellationToken,
     pub(crate) serving: JoinSet<()>,
@@ -91,11 +92,11 @@ impl World {
 
     pub(crate) async fn of(authority: Authority, plan: Plan) -> Self {
         let (credentials, follow) = watch::channel(Arc::new(plane(&authority)));
+        let (heard_at, hear) = watch::channel(plan.heard_at);
         let (admission, admitted) = watch::channel(Arc::new(Admission {
             connectors: HashMap::from([((acme(), vpc()), plan.policy)]),
             deny: DenyList::default(),
             statements: HashMap::new(),
-            heard_at: plan.heard_at,
             clones: plan.clones,
         }));
         let mut config = RelayConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -105,6 +106,7 @@ impl World {
         let inputs = RelayInputs {
             credentials: follow,
             admission: admitted,
+            heard_at: hear,
             reset_keys: ResetKeys::random().unwrap(),
             edge: plan.edge,
         };
@@ -117,6 +119,7 @@ impl World {
             authority,
             relay,
             admission,
+            heard_at,
             control,
             stop,
             serving,

@@ -32,7 +32,7 @@ pub(super) async fn status(
         trust_domain: desk.control.trust_domain().to_string(),
         revision: snapshot.revision.get(),
         epoch: snapshot.epoch,
-        heard_at: Timestamp::from(snapshot.heard_at).to_string(),
+        heard_at: Timestamp::from(*desk.control.heard_at().borrow()).to_string(),
         counts: Counts {
             tenants: snapshot
                 .tenants

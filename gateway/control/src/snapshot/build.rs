@@ -95,7 +95,6 @@ impl Builder {
         ConfigSnapshot {
             revision: self.revision,
             epoch: self.bundle.epoch(),
-            heard_at: now,
             bundle: Arc::clone(&self.bundle),
             connectors: Arc::new(self.connectors(&tenants, &revocations)),
             planes: Arc::new(self.planes()),

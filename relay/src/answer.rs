@@ -23,9 +23,11 @@ use crate::parking::{Parked, Parking};
 pub struct AnswerBody {
     live: Arc<Live>,
     left: Option<u64>,
+    /// Wakes the caller's task; who does not poll is found by the watch.
     deadline: Option<Pin<Box<Sleep>>>,
     record: CallRecord,
-    _parked: Parked,
+    /// None where the whole answer came with its head.
+    _parked: Option<Parked>,
 }
 
 /// The answer was cut: what came of it is not whole.
@@ -41,6 +43,7 @@ pub struct AnswerCut {
 pub(crate) struct Live {
     tenant: TenantName,
     link: LinkId,
+    deadline: Option<Instant>,
     // Never held across an await.
     stage: Mutex<Stage>,
 }
@@ -49,11 +52,12 @@ pub(crate) struct Live {
 enum Stage {
     Reading {
         stream: Stream,
-        /// When the caller was handed the last piece, while it has not come back for the next.
+        /// When the caller was handed the head or the last piece, while it has not come back for
+        /// the next.
         handed_over: Option<Instant>,
     },
     /// Cut, and the caller is yet to be told.
-    Stalled,
+    Cut(Code),
     Ended,
 }
 
@@ -133,20 +137,50 @@ impl Live {
     pub(crate) fn handed_over(&self) -> Option<Instant> {
         match *self.stage() {
             Stage::Reading { handed_over, .. } => handed_over,
-            Stage::Stalled | Stage::Ended => None,
+            Stage::Cut(_) | Stage::Ended => None,
         }
     }
 
-    /// Cuts the answer and gives back what it holds; the caller is told when it comes back.
+    /// Cuts the answer, whose caller does not read.
     pub(crate) fn stall(&self) {
+        self.cut(Code::CallerStalled);
+    }
+
+    /// Cuts the answer if its time is over.
+    pub(crate) fn check_deadline(&self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.cut(Code::DeadlineAfter);
+        }
+    }
+
+    /// Gives back what the answer holds; the caller is told when it comes back.
+    fn cut(&self, code: Code) {
         let mut stage = self.stage();
         if let Stage::Reading { .. } = *stage {
-            *stage = Stage::Stalled;
+            *stage = Stage::Cut(code);
         }
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Live {
+    /// An answer that is over already.
+    pub(crate) fn over(tenant: TenantName, link: LinkId) -> Self {
+        Self {
+            tenant,
+            link,
+            deadline: None,
+            stage: Mutex::new(Stage::Ended),
+        }
+    }
+
+    /// Keeps whoever looks at the answer waiting.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.stage()
     }
 }
 
@@ -159,20 +193,22 @@ impl AnswerBody {
         record: CallRecord,
         parking: &Arc<Parking>,
     ) -> Self {
+        let waits = !stream.answer.is_complete();
         let stage = Mutex::new(Stage::Reading {
             stream,
-            handed_over: None,
+            handed_over: Some(Instant::now()),
         });
         let live = Arc::new(Live {
             tenant,
             link,
+            deadline,
             stage,
         });
         Self {
             left: length,
             deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             record,
-            _parked: parking.enter(Arc::clone(&live)),
+            _parked: waits.then(|| parking.enter(Arc::clone(&live))),
             live,
         }
     }
@@ -184,27 +220,25 @@ impl AnswerBody {
                 stream,
                 handed_over,
             } => (stream, handed_over),
-            Stage::Stalled => return Poll::Ready(Err(Code::CallerStalled)),
+            Stage::Cut(code) => return Poll::Ready(Err(*code)),
             Stage::Ended => return Poll::Ready(Ok(None)),
         };
         *handed_over = None;
-        if let Poll::Ready(piece) = stream.answer.poll_next(cx) {
-            if let Ok(Some(Piece::Data(_))) = piece {
-                *handed_over = Some(Instant::now());
-                if stream.answer.is_drained() {
-                    // hyper leaves a body once it has the declared bytes: this may be the last look.
-                    self.record.outcome(Ok(()));
-                }
-            }
-            return Poll::Ready(piece.map_err(|error| error.code()));
+        // Looked at first: an answer that always has another piece has a deadline, too.
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(Code::DeadlineAfter));
         }
-        match &mut self.deadline {
-            None => Poll::Pending,
-            Some(deadline) => {
-                ready!(deadline.as_mut().poll(cx));
-                Poll::Ready(Err(Code::DeadlineAfter))
+        let piece = ready!(stream.answer.poll_next(cx));
+        if let Ok(Some(Piece::Data(_))) = piece {
+            *handed_over = Some(Instant::now());
+            if stream.answer.is_drained() {
+                // hyper leaves a body once it has the declared bytes: this may be the last look.
+                self.record.outcome(Ok(()));
             }
         }
+        Poll::Ready(piece.map_err(|error| error.code()))
     }
 
     fn end(&mut self, outcome: Result<(), Code>) {
@@ -214,9 +248,14 @@ impl AnswerBody {
 }
 
 impl Drop for AnswerBody {
-    /// Whatever the watch holds a moment longer, the call is over now.
+    /// Whatever the watch holds a moment longer, the call is over now; a caller that leaves an
+    /// answer that was cut meanwhile is not what ended it.
     fn drop(&mut self) {
-        *self.live.stage() = Stage::Ended;
+        let mut stage = self.live.stage();
+        if let Stage::Cut(code) = *stage {
+            self.record.outcome(Err(code));
+        }
+        *stage = Stage::Ended;
     }
 }
 

@@ -2,10 +2,12 @@
 //! must not hold more than their link, their tenant and the replica may.
 //!
 //! A caller that reads slowly is no harm; one that has not taken the next piece for a second has
-//! parked its answer. Above a budget the answers that were parked first are cut.
+//! parked its answer. Above a budget the answers that were parked first are cut. So are answers whose
+//! time is over: whoever does not read would not notice.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_certs::TenantName;
 use tokio::time::Instant;
@@ -15,56 +17,61 @@ use crate::config::ParkedLimits;
 use crate::limits::{PARKED_AFTER, PARKED_BYTES};
 use crate::link::LinkId;
 
+/// Calls on different threads enter different books.
+const SHARDS: usize = 32;
+
 /// All answers that stream at this moment.
 #[derive(Debug)]
 pub(crate) struct Parking {
     limits: ParkedLimits,
-    answers: Mutex<Answers>,
+    /// Where the next answer is entered; the number is its name there.
+    next: AtomicUsize,
+    shards: [Mutex<Answers>; SHARDS],
 }
 
-#[derive(Debug, Default)]
-struct Answers {
-    live: HashMap<u64, Arc<Live>>,
-    next: u64,
-}
+type Answers = HashMap<usize, Arc<Live>>;
 
 /// Keeps an answer in the books until dropped.
 #[derive(Debug)]
 pub(crate) struct Parked {
-    parking: Weak<Parking>,
-    number: u64,
+    parking: Arc<Parking>,
+    number: usize,
 }
 
 impl Parking {
     pub(crate) fn new(limits: ParkedLimits) -> Self {
         Self {
             limits,
-            answers: Mutex::default(),
+            next: AtomicUsize::new(0),
+            shards: Default::default(),
         }
     }
 
     pub(crate) fn enter(self: &Arc<Self>, live: Arc<Live>) -> Parked {
-        let mut answers = self.answers();
-        let number = answers.next;
-        answers.next += 1;
-        answers.live.insert(number, live);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shard(number).insert(number, live);
         Parked {
-            parking: Arc::downgrade(self),
+            parking: Arc::clone(self),
             number,
         }
     }
 
-    /// Cuts what is above a budget, and says how many bytes the other parked answers may hold.
+    /// Cuts what is past its deadline or above a budget, and says how many bytes the other parked
+    /// answers may hold.
     pub(crate) fn sweep(&self, now: Instant) -> u64 {
-        let mut parked: Vec<(Instant, Arc<Live>)> = {
-            let answers = self.answers();
-            let since =
-                |live: &Arc<Live>| live.handed_over().map(|since| (since, Arc::clone(live)));
-            let parked = answers.live.values().filter_map(since);
-            parked
-                .filter(|(since, _)| now.saturating_duration_since(*since) >= PARKED_AFTER)
-                .collect()
-        };
+        let mut parked: Vec<(Instant, Arc<Live>)> = Vec::new();
+        for number in 0..SHARDS {
+            // Looked at after the lock: an answer's own may take longer, and calls come and go.
+            let live: Vec<_> = self.shard(number).values().cloned().collect();
+            let waiting = live.into_iter().filter_map(|live| {
+                live.check_deadline(now);
+                let since = live.handed_over()?;
+                Some((since, live))
+            });
+            parked.extend(
+                waiting.filter(|(since, _)| now.saturating_duration_since(*since) >= PARKED_AFTER),
+            );
+        }
         parked.sort_by_key(|(since, _)| *since);
         let owners: Vec<_> = parked
             .iter()
@@ -77,16 +84,16 @@ impl Parking {
         (parked.len() - cut.len()) as u64 * PARKED_BYTES
     }
 
-    fn answers(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, number: usize) -> MutexGuard<'_, Answers> {
+        self.shards[number % SHARDS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        if let Some(parking) = self.parking.upgrade() {
-            parking.answers().live.remove(&self.number);
-        }
+        self.parking.shard(self.number).remove(&self.number);
     }
 }
 
@@ -114,6 +121,9 @@ fn above_budget(longest_first: &[(LinkId, &TenantName)], limits: ParkedLimits) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use culvert_wire::SessionId;
 
     use super::*;
@@ -129,6 +139,40 @@ mod tests {
             session: SessionId::from_bytes([number; 16]),
             connection: 0,
         }
+    }
+
+    /// Whatever the sweep waits for, calls begin and end meanwhile.
+    #[test]
+    fn calls_do_not_wait_for_the_sweep() {
+        let parking = Arc::new(Parking::new(SMALL));
+        let slow = Arc::new(Live::over("acme".parse().unwrap(), link(1)));
+        let _entered = parking.enter(Arc::clone(&slow));
+        let patience = Duration::from_secs(30);
+        std::thread::scope(|scope| {
+            let held = slow.hold();
+            let (swept, sweeps) = mpsc::channel();
+            let sweeping = Arc::clone(&parking);
+            scope.spawn(move || swept.send(sweeping.sweep(Instant::now())));
+            // The sweep has taken the answer out of its book, and waits for it.
+            let started = Instant::now();
+            while Arc::strong_count(&slow) < 3 && started.elapsed() < patience {
+                std::thread::yield_now();
+            }
+            let (entered, enters) = mpsc::channel();
+            scope.spawn(move || {
+                for _ in 0..SHARDS {
+                    let live = Live::over("acme".parse().unwrap(), link(2));
+                    drop(parking.enter(Arc::new(live)));
+                }
+                entered.send(())
+            });
+            let passed = enters.recv_timeout(patience);
+            let still_sweeps = sweeps.try_recv().is_err();
+            drop(held);
+            passed.unwrap();
+            assert!(still_sweeps);
+            assert_eq!(sweeps.recv().unwrap(), 0);
+        });
     }
 
     #[test]

@@ -7,14 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_relay::{AlreadyServed, FailCause, LinkState, NoTarget, Phase};
 use culvert_wire::{Code, DialerCommand, DialerEvent, GoAway};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::agent::{NoLink, Script, TestAgent, TestLink, head, script};
-use crate::world::{PATIENCE, Plan, World, done, get, post, text};
+use crate::world::{PATIENCE, Plan, World, done, get, meta, post, streamed, target, text};
 
 /// Answers with a first half at once and the second when told to.
 fn halves(go: &Arc<Notify>) -> Script {
@@ -150,6 +151,57 @@ async fn between_announcing_and_draining_calls_are_still_taken() {
     world.stop.cancel();
     world.served().await;
     link.closed().await;
+}
+
+/// The time that a drain leaves to what has begun is counted from where nothing more begins.
+#[tokio::test]
+async fn announcing_for_longer_than_a_drain_may_take_cuts_nothing() {
+    let drain_timeout = Duration::from_millis(300);
+    let plan = Plan {
+        drain_timeout,
+        ..Plan::default()
+    };
+    let mut world = World::with(plan).await;
+    let go = Arc::new(Notify::new());
+    let agent = TestAgent::new(world.agent(), halves(&go));
+    let mut link = agent.link(&world).await;
+    let begun = world.call(post("x")).await.unwrap();
+    world.relay.announce_leaving();
+    go_away(&mut link).await;
+    let announced = Instant::now();
+    while announced.elapsed() < 3 * drain_timeout {
+        let late = world.call(post("z")).await.unwrap();
+        drop(late);
+    }
+    assert_eq!(link.connection.end(), None);
+    world.stop.cancel();
+    world.until_phase(Phase::Draining).await;
+    go.notify_waiters();
+    assert_eq!(text(begun).await, "half whole");
+    world.served().await;
+}
+
+/// A caller that has stopped reading may hold its upload open, and neither sends nor leaves.
+#[tokio::test]
+async fn the_end_of_a_relay_waits_for_no_upload() {
+    let plan = Plan {
+        drain_timeout: Duration::from_millis(200),
+        ..Plan::default()
+    };
+    let mut world = World::with(plan).await;
+    let agent = TestAgent::new(world.agent(), halves(&Arc::new(Notify::new())));
+    let _link = agent.link(&world).await;
+    let (say, pieces) = mpsc::channel(1);
+    say.send(Ok(Frame::data(Bytes::from_static(b"begun"))))
+        .await
+        .unwrap();
+    let request = Request::post("/upload").body(streamed(pieces)).unwrap();
+    let call = world.relay.call(target("echo"), meta(), request);
+    let answered = done("the head", call).await.unwrap();
+    world.stop.cancel();
+    world.served().await;
+    assert!(say.is_closed(), "nobody reads the upload any more");
+    drop(answered);
 }
 
 #[tokio::test]

@@ -232,6 +232,58 @@ async fn a_deadline_cuts_an_answer_that_streams() {
     assert_eq!(error.code, Code::DeadlineAfter);
 }
 
+/// Answers with a byte whenever the last one was taken, for as long as anybody wants one.
+fn endless() -> Script {
+    script(|mut call, _| async move {
+        call.answer.accept().await.unwrap();
+        call.answer.head(head(StatusCode::OK)).await.unwrap();
+        let piece = Bytes::from(vec![0; 64 * 1024]);
+        while call.answer.data(piece.clone()).await.is_ok() {}
+    })
+}
+
+#[tokio::test]
+async fn a_deadline_cuts_an_answer_that_is_never_out_of_pieces() {
+    let world = World::new().await;
+    let agent = TestAgent::new(world.agent(), endless());
+    let _link = agent.link(&world).await;
+    let mut soon = meta();
+    let deadline = Instant::now() + Duration::from_millis(500);
+    soon.deadline = Some(deadline);
+    let call = world.relay.call(target("echo"), soon, get().map(Full::new));
+    let mut body = done("the head", call).await.unwrap().response.into_body();
+    // Piles up what is to be read, so that the answer is ready whenever it is looked at.
+    tokio::time::sleep_until(deadline).await;
+    let error = done("the deadline", body.frame())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.code, Code::DeadlineAfter);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_call_of_a_caller_that_does_not_read() {
+    let world = World::new().await;
+    let agent = TestAgent::new(world.agent(), endless());
+    let _link = agent.link(&world).await;
+    let mut soon = meta();
+    soon.deadline = Some(Instant::now() + Duration::from_millis(500));
+    let call = world.relay.call(target("echo"), soon, get().map(Full::new));
+    let mut body = done("the head", call).await.unwrap().response.into_body();
+    done("the first piece", body.frame())
+        .await
+        .unwrap()
+        .unwrap();
+    world
+        .until("no call left", |status| status.links[0].calls == 0)
+        .await;
+    let error = done("the deadline", body.frame())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.code, Code::DeadlineAfter);
+}
+
 /// Answers with more bytes than a stream's window, and counts who was cut.
 fn flood(cut: Arc<AtomicUsize>) -> Script {
     script(move |mut call, _| {

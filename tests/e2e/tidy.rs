@@ -185,6 +185,44 @@ fn manifests_prove_the_layers() {
     }
 }
 
+/// The crates that `deny.toml` bans.
+fn banned_crates() -> Vec<String> {
+    let text = read(&workspace_folder().join("deny.toml"));
+    let list = text
+        .lines()
+        .find_map(|line| line.strip_prefix("deny = ["))
+        .expect("deny.toml bans crates");
+    list.split("name = \"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// `cargo deny check` says more, but is not on every machine; these two rules must hold on all.
+#[tokio::test]
+async fn the_dependency_tree_has_one_tls_stack_and_one_source() {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--workspace", "--all-features"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(workspace_folder())
+        .output()
+        .await
+        .expect("cargo runs");
+    let text = String::from_utf8_lossy(&tree.stdout);
+    let mut names = text.lines().filter_map(|line| line.split(' ').next());
+    assert!(names.clone().any(|name| name == "rustls"), "{tree:?}");
+    let banned = banned_crates();
+    assert!(banned.iter().any(|name| name == "ring"), "{banned:?}");
+    let found = names.find(|name| banned.iter().any(|banned| banned == name));
+    assert_eq!(found, None, "a crate that deny.toml bans");
+
+    let lock = read(&workspace_folder().join("Cargo.lock"));
+    for line in lock.lines().filter(|line| line.starts_with("source = ")) {
+        assert!(line.starts_with("source = \"registry+"), "{line}");
+    }
+}
+
 #[test]
 fn every_crate_takes_its_versions_and_lints_from_the_workspace() {
     for (folder, _, _) in LAYERS {

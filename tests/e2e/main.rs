@@ -7,6 +7,7 @@
 )]
 
 mod cancel;
+mod certificates;
 mod cli;
 mod drain;
 mod headers;

@@ -1,4 +1,4 @@
-//! Ends of links that do not behave: whatever certificates, and no belief in anything the other end shows.
+//! Agents that do not behave: whatever certificates, and no belief in anything the other end shows.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,19 +9,19 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use culvert_certs::tls::ALPN_LINK;
 use culvert_wire::frame::Offer;
-use culvert_wire::{Code, ControlDecoder, ControlFrame, Hello, InstanceId, VERSION};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, Endpoint};
+use culvert_wire::{Code, ControlDecoder, ControlFrame, Hello, InstanceId, SessionId, VERSION};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
-    ClientSessionStore, ResolvesClientCert, Resumption, Tls12ClientSessionValue,
-    Tls13ClientSessionValue,
+    ClientSessionMemoryCache, ClientSessionStore, ResolvesClientCert, Resumption,
+    Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
 
 use crate::error::HarnessError;
 
@@ -38,21 +38,49 @@ pub struct Papers {
 }
 
 /// What came of a `Hello`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// There is a session.
-    Welcome,
+    Welcome(SessionId),
     /// There is none, with a code.
     Rejected(Code),
-    /// The connection was closed; the text is for people.
-    Closed(String),
+    /// The connection was closed: all that the other end told, its code and its text.
+    Closed(ConnectionError),
 }
 
-/// An agent that dials with papers of its choice; sessions of TLS would be resumed if the other end let it.
+/// An agent that dials with papers of its choice; sessions of TLS are resumed if the other end lets it.
 #[derive(Debug)]
 pub struct FalseAgent {
     config: quinn::ClientConfig,
     tickets: Arc<Tickets>,
+}
+
+/// A connection of a [`FalseAgent`], held open.
+#[derive(Debug)]
+pub struct Held {
+    /// What came of the `Hello`.
+    pub outcome: Outcome,
+    connection: Option<Connection>,
+    /// Dropped, they would end the link.
+    _control: Option<Control>,
+    _endpoint: Endpoint,
+}
+
+/// The control stream's two halves.
+type Control = (SendStream, RecvStream);
+
+impl Held {
+    /// Waits for the other end to close it.
+    ///
+    /// # Errors
+    /// It stays open, or never was.
+    pub async fn closed(&self, within: Duration) -> Result<ConnectionError, HarnessError> {
+        let connection = self.connection.as_ref();
+        let connection =
+            connection.ok_or_else(|| HarnessError::Http("it was never open".to_owned()))?;
+        let closed = tokio::time::timeout(within, connection.closed()).await;
+        closed.map_err(|_| HarnessError::Http(format!("open after {within:?}")))
+    }
 }
 
 impl Papers {
@@ -81,7 +109,7 @@ impl Papers {
         }
     }
 
-    fn certified(&self) -> Result<Arc<CertifiedKey>, HarnessError> {
+    pub(crate) fn certified(&self) -> Result<Arc<CertifiedKey>, HarnessError> {
         let key = aws_lc_rs::sign::any_supported_type(&self.key).map_err(other)?;
         Ok(Arc::new(CertifiedKey::new(self.chain.clone(), key)))
     }
@@ -112,7 +140,7 @@ impl FalseAgent {
 
     /// Tickets for resumption that it was given.
     pub fn tickets(&self) -> usize {
-        self.tickets.0.load(Ordering::Relaxed)
+        self.tickets.given.load(Ordering::Relaxed)
     }
 
     /// Dials `address`, says `Hello`, and sees what comes of it.
@@ -120,23 +148,51 @@ impl FalseAgent {
     /// # Errors
     /// A socket that cannot be had, or no outcome in time.
     pub async fn say_hello(&self, address: SocketAddr) -> Result<Outcome, HarnessError> {
+        Ok(self.hold(address, None).await?.outcome)
+    }
+
+    /// As [`FalseAgent::say_hello`], for one more connection of `attach`, and keeps what it has got.
+    ///
+    /// # Errors
+    /// As [`FalseAgent::say_hello`].
+    pub async fn hold(
+        &self,
+        address: SocketAddr,
+        attach: Option<SessionId>,
+    ) -> Result<Held, HarnessError> {
         let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let connecting = endpoint
             .connect_with(self.config.clone(), address, "localhost")
             .map_err(other)?;
-        let outcome = tokio::time::timeout(ANSWER_LIMIT, async {
+        let met = tokio::time::timeout(ANSWER_LIMIT, async {
             match connecting.await {
-                Ok(connection) => hello(&connection).await.unwrap_or_else(Outcome::Closed),
-                Err(error) => Outcome::Closed(error.to_string()),
+                Ok(connection) => {
+                    let (outcome, control) = match hello(&connection, attach).await {
+                        Ok((outcome, control)) => (outcome, Some(control)),
+                        // A stream that breaks says less than the close that broke it.
+                        Err(_) => (Outcome::Closed(connection.closed().await), None),
+                    };
+                    (outcome, Some(connection), control)
+                }
+                Err(error) => (Outcome::Closed(error), None, None),
             }
         });
-        outcome
+        let (outcome, connection, control) = met
             .await
-            .map_err(|_| HarnessError::Http(format!("no outcome within {ANSWER_LIMIT:?}")))
+            .map_err(|_| HarnessError::Http(format!("no outcome within {ANSWER_LIMIT:?}")))?;
+        Ok(Held {
+            outcome,
+            connection,
+            _control: control,
+            _endpoint: endpoint,
+        })
     }
 }
 
-async fn hello(connection: &Connection) -> Result<Outcome, String> {
+async fn hello(
+    connection: &Connection,
+    attach: Option<SessionId>,
+) -> Result<(Outcome, Control), String> {
     let (mut send, mut receive) = connection
         .open_bi()
         .await
@@ -145,7 +201,7 @@ async fn hello(connection: &Connection) -> Result<Outcome, String> {
         version: VERSION,
         features: Vec::new(),
         instance: InstanceId::from_bytes([7; 16]),
-        attach: None,
+        attach,
         offer: Offer::default(),
     };
     let mut bytes = BytesMut::new();
@@ -166,63 +222,11 @@ async fn hello(connection: &Connection) -> Result<Outcome, String> {
         decoder.push(Bytes::copy_from_slice(&buffer[..read]));
         while let Some(frame) = decoder.next_frame().map_err(|error| error.to_string())? {
             if let ControlFrame::Reject(reject) = frame {
-                return Ok(Outcome::Rejected(reject.code));
+                return Ok((Outcome::Rejected(reject.code), (send, receive)));
             }
-            if matches!(frame, ControlFrame::Welcome(_)) {
-                return Ok(Outcome::Welcome);
+            if let ControlFrame::Welcome(welcome) = frame {
+                return Ok((Outcome::Welcome(welcome.session), (send, receive)));
             }
-        }
-    }
-}
-
-/// A listener on a link port that shows papers of its choice, and whether anybody believed them.
-#[derive(Debug)]
-pub struct FalseGateway {
-    endpoint: Endpoint,
-}
-
-impl FalseGateway {
-    /// Listens on `address`.
-    ///
-    /// # Errors
-    /// A port or a key that cannot be had.
-    pub fn bind(address: SocketAddr, papers: &Papers) -> Result<Self, HarnessError> {
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .map_err(other)?
-                .with_no_client_auth()
-                .with_cert_resolver(Arc::new(Shown(papers.certified()?)));
-        config.alpn_protocols = vec![ALPN_LINK.to_vec()];
-        let config = quinn::ServerConfig::with_crypto(Arc::new(
-            QuicServerConfig::try_from(config).map_err(other)?,
-        ));
-        Ok(Self {
-            endpoint: Endpoint::server(config, address)?,
-        })
-    }
-
-    /// Gives the port back.
-    pub async fn close(self) {
-        self.endpoint.close(0_u8.into(), b"");
-        self.endpoint.wait_idle().await;
-    }
-
-    /// Waits for one dial; `Ok` with what ended it, where the dialler did not believe.
-    ///
-    /// # Errors
-    /// Nobody dials, or somebody believed.
-    pub async fn refused_dial(&self, within: Duration) -> Result<String, HarnessError> {
-        let incoming = tokio::time::timeout(within, self.endpoint.accept()).await;
-        let incoming = incoming
-            .ok()
-            .flatten()
-            .ok_or_else(|| HarnessError::Http("nobody dialled".to_owned()))?;
-        match incoming.await {
-            Err(error) => Ok(error.to_string()),
-            Ok(_) => Err(HarnessError::Http(
-                "the dialler believed a false gateway".to_owned(),
-            )),
         }
     }
 }
@@ -244,7 +248,7 @@ fn find(folder: &Path, name: &str) -> Option<std::path::PathBuf> {
 
 /// Shows one certificate to everybody.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+pub(crate) struct Shown(pub(crate) Arc<CertifiedKey>);
 
 impl ResolvesClientCert for Shown {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
@@ -262,31 +266,50 @@ impl rustls::server::ResolvesServerCert for Shown {
     }
 }
 
-/// Counts tickets and keeps none.
-#[derive(Debug, Default)]
-struct Tickets(AtomicUsize);
+/// Counts tickets, and uses what it has got.
+#[derive(Debug)]
+struct Tickets {
+    given: AtomicUsize,
+    kept: ClientSessionMemoryCache,
+}
+
+impl Default for Tickets {
+    fn default() -> Self {
+        Self {
+            given: AtomicUsize::new(0),
+            kept: ClientSessionMemoryCache::new(8),
+        }
+    }
+}
 
 impl ClientSessionStore for Tickets {
-    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
-
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        None
+    fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
+        self.kept.set_kx_hint(name, group);
     }
 
-    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
-
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        None
+    fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.kept.kx_hint(name)
     }
 
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
-
-    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn set_tls12_session(&self, name: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.kept.set_tls12_session(name, session);
     }
 
-    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        None
+    fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.kept.tls12_session(name)
+    }
+
+    fn remove_tls12_session(&self, name: &ServerName<'static>) {
+        self.kept.remove_tls12_session(name);
+    }
+
+    fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.given.fetch_add(1, Ordering::Relaxed);
+        self.kept.insert_tls13_ticket(name, ticket);
+    }
+
+    fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.kept.take_tls13_ticket(name)
     }
 }
 
@@ -331,6 +354,6 @@ impl ServerCertVerifier for BelieveAnything {
     }
 }
 
-fn other(error: impl std::error::Error) -> HarnessError {
+pub(crate) fn other(error: impl std::error::Error) -> HarnessError {
     HarnessError::Http(error.to_string())
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use culvert_certs::{JoinToken, tls};
-use rustls::pki_types::ServerName;
+use culvert_certs::{Identity, JoinAnswer, JoinRequest, JoinToken, KeyPair, tls};
+use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::attacker::{Papers, other};
 use crate::error::HarnessError;
 
 /// What the join endpoint answered.
@@ -17,6 +18,25 @@ pub struct JoinReply {
     pub status: u16,
     /// The body.
     pub body: String,
+}
+
+/// Joins by hand with `token`: real papers in the wrong hands, and the identity on them.
+///
+/// # Errors
+/// A join that is refused.
+pub async fn join_by_hand(token: &JoinToken) -> Result<(Papers, Identity), HarnessError> {
+    let key = KeyPair::generate().map_err(other)?;
+    let request = JoinRequest::new(token, key.csr().map_err(other)?).map_err(other)?;
+    let reply = post_join(token, &serde_json::to_string(&request).map_err(other)?).await?;
+    if reply.status != 200 {
+        return Err(HarnessError::Http(format!("join: {reply:?}")));
+    }
+    let answer: JoinAnswer = serde_json::from_str(&reply.body).map_err(other)?;
+    let papers = Papers {
+        chain: answer.chain,
+        key: PrivatePkcs8KeyDer::from(key.pkcs8().to_vec()).into(),
+    };
+    Ok((papers, answer.id))
 }
 
 /// Sends `body` to the join endpoint that `token` names, trusting the pins of `token`.

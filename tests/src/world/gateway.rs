@@ -1,5 +1,7 @@
 //! `culvert-gateway dev` as a process.
 
+use std::net::SocketAddr;
+
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -67,6 +69,15 @@ impl Gateway {
     /// The link port, as `host:port`.
     pub fn links_address(&self) -> &str {
         address_of(&self.line.links)
+    }
+
+    /// The link port as an address.
+    ///
+    /// # Errors
+    /// A gateway that printed something else.
+    pub fn link_port(&self) -> Result<SocketAddr, HarnessError> {
+        let parsed = self.links_address().parse();
+        parsed.map_err(|error| HarnessError::Http(format!("{}: {error}", self.line.links)))
     }
 
     /// The folder of its state.

@@ -20,7 +20,7 @@ async def main():
         expected = "2025-11-25" if MODE == "legacy" else "2026-07-28"
         check(client.protocol_version == expected, f"the protocol version of {MODE}", client.protocol_version)
         names = sorted(tool.name for tool in (await client.list_tools()).tools)
-        check(names == ["add", "echo", "headers", "slow"], "the tools", names)
+        check({"add", "echo", "headers", "slow"} <= set(names), "the tools", names)
 
         echoed = await client.call_tool("echo", {"text": "täglich 💧"})
         check(echoed.content[0].text == "täglich 💧" and not echoed.is_error, "echo", echoed)
@@ -42,8 +42,8 @@ async def main():
         check(API_KEY not in json.dumps(seen), "the gateway's key never reaches the server")
 
         uris = [str(resource.uri) for resource in (await client.list_resources()).resources]
-        check(uris == ["fixture://notes/culvert"], "the resources", uris)
-        text = (await client.read_resource(uris[0])).contents[0].text
+        check("fixture://notes/culvert" in uris, "the resources", uris)
+        text = (await client.read_resource("fixture://notes/culvert")).contents[0].text
         check("stream under a road" in text, "the resource", text)
         prompt = await client.get_prompt("greet", {"name": "Ada"})
         check("Ada" in prompt.messages[0].content.text, "the prompt", prompt)

@@ -21,7 +21,8 @@
 //!   signing keys; with these, members believe [`SignedRecord`]s wherever they were kept. The
 //!   [`DenyList`] names those whose certificates are good, but who are not.
 //! - At rest: [`CredentialStore`] keeps a member's identity whole over crashes, [`SealingKey`]
-//!   seals secrets for one place, [`SecretKey`] is an API or admin key.
+//!   seals secrets for one place, [`SecretKey`] is an API or admin key, [`SessionKey`] seals what a
+//!   caller has to come back with.
 //!
 //! # A world in a few lines
 //!
@@ -127,6 +128,7 @@ pub mod record;
 pub mod request;
 pub mod seal;
 pub mod secret;
+pub mod session;
 pub mod store;
 mod text;
 mod time;
@@ -148,6 +150,7 @@ pub use record::{RecordHeader, SignedRecord};
 pub use request::{JoinAnswer, JoinRequest, ProofError, RenewRequest, VerifiedCsr};
 pub use seal::{Place, SealingKey};
 pub use secret::SecretText;
+pub use session::{SessionKey, SessionKeyId};
 pub use store::{CredentialStore, Membership, Refusal, StoredIdentity};
 pub use token::{JoinSubject, JoinToken, TokenRecord, TokenSpec};
 pub use verifier::{Expect, PeerLeaf, VerifyError, peer_leaf};

@@ -9,7 +9,8 @@ use culvert_tunnel::{HandshakeRate, ResetKeys};
 use tokio::sync::watch;
 
 use crate::limits::{
-    DRAIN_SMEAR, DRAIN_TIMEOUT, MAX_GREETING_PER_TENANT, PARKED_LINK_BYTES, PARKED_TENANT_BYTES, PARKED_TOTAL_BYTES,
+    DRAIN_SMEAR, DRAIN_TIMEOUT, MAX_GREETING_PER_TENANT, PARKED_LINK_BYTES, PARKED_TENANT_BYTES,
+    PARKED_TOTAL_BYTES,
 };
 use crate::policy::Admission;
 use crate::tcp::Edge;

@@ -10,7 +10,8 @@ use std::time::Instant;
 use culvert_certs::tls::TlsError;
 use culvert_certs::{Credentials, Expect};
 use culvert_tunnel::{
-    EndpointError, Incoming, ListenerCloser, QuicListener, ResetKeys, UdpOptions, UdpPath,
+    EndpointError, HandshakeRate, Incoming, ListenerCloser, QuicListener, ResetKeys, UdpOptions,
+    UdpPath,
 };
 use culvert_wire::Code;
 use tokio::net::TcpListener;
@@ -18,6 +19,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::RelayConfig;
 use crate::join::JoinDesk;
 use crate::limits::{
     BIND_TRIES, CLOSE_WAIT, PARKED_AFTER, REBUILD_EVERY, REPLAY_TOTAL_BYTES, SAMPLE_EVERY,
@@ -57,12 +59,13 @@ pub enum BindError {
 impl Ports {
     /// Binds TCP and UDP to the same number.
     pub(crate) async fn bind(
-        listen: SocketAddr,
+        config: &RelayConfig,
         credentials: &Credentials,
         keys: ResetKeys,
         desk: JoinDesk,
         edge: Option<Edge>,
     ) -> Result<Self, BindError> {
+        let listen = config.link_listen;
         let tls = ServerTls::new(credentials).map_err(BindError::Tls)?;
         let (listener, links) = bind_both(listen, &tls, &keys).await?;
         let address = listener
@@ -71,9 +74,10 @@ impl Ports {
         if !links.path().buffers().suffice() {
             tracing::warn!(buffers = ?links.path().buffers(), "the kernel grants small UDP buffers");
         }
-        let tcp = TcpPort::new(listener, tls.join(), desk, edge);
+        let rate = Arc::new(HandshakeRate::new(config.doors.handshakes_per_second));
+        let tcp = TcpPort::new(listener, tls.join(), desk, edge, Arc::clone(&rate));
         Ok(Self {
-            links,
+            links: links.with_handshake_rate(rate),
             tcp,
             tls,
             address,

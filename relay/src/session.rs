@@ -28,19 +28,22 @@ pub(crate) async fn run(core: Arc<Core>, connection: Connection) {
     match core.receive(connection.peer()) {
         Reception::Welcome(place) => drive(core, connection, place, None).await,
         Reception::Tell(rejected, place) => {
-            let closer = connection.clone();
-            let told = drive(core, connection, place, Some(rejected));
+            let told = drive(core.clone(), connection.clone(), place, Some(rejected));
             if timeout(TURNED_AWAY_WAIT, told).await.is_err() {
-                closer.close(rejected.code(), "");
+                close(&core, &connection, rejected);
             }
         }
-        Reception::Close(rejected) => {
-            let (code, peer) = (rejected.code(), &connection.peer().identity);
-            tracing::debug!(%peer, remote = %connection.remote(), %code, reason = %rejected, "closed");
-            core.metrics.refused(code);
-            connection.close(code, "");
-        }
+        Reception::Close(rejected) => close(&core, &connection, rejected),
     }
+}
+
+/// Turns a connection away without a word but the code.
+fn close(core: &Core, connection: &Connection, rejected: Rejected) {
+    let (code, peer) = (rejected.code(), &connection.peer().identity);
+    // At debug: whoever does this may do it often.
+    tracing::debug!(%peer, remote = %connection.remote(), %code, reason = %rejected, "turned away");
+    core.metrics.refused(code);
+    connection.close(code, "");
 }
 
 /// Runs the control stream to its end. Who is turned away is told so in answer to its `Hello`.

@@ -4,6 +4,10 @@
 //! `culvert-join/1` gets the replica's certificate and one HTTP request; anything that does not
 //! speak of culvert goes to the embedder with a certificate of its choice. No client certificate
 //! is asked for on either.
+//!
+//! A connection holds a place until its handshake is done, and a join one of few others from then
+//! on, so that newcomers who say nothing occupy neither the public edge nor those who join. What
+//! goes to the edge holds none: its embedder counts it. Handshakes share their rate with the links'.
 
 use std::future::pending;
 use std::io;
@@ -13,19 +17,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use culvert_tunnel::HandshakeRate;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::join::JoinDesk;
-use crate::limits::{MAX_TCP_PENDING, TLS_HANDSHAKE_WAIT, TLS_HELLO_BYTES, TLS_HELLO_WAIT};
+use crate::limits::{
+    MAX_JOINS, MAX_JOINS_PER_SOURCE, MAX_TCP_PENDING, MAX_TCP_PENDING_PER_SOURCE,
+    TLS_HANDSHAKE_WAIT, TLS_HELLO_BYTES, TLS_HELLO_WAIT,
+};
 use crate::relay::Phase;
+use crate::slots::{Slot, Slots, Source};
 
 /// How the embedder takes over connections that are neither links nor joins.
 #[derive(Debug, Clone)]
@@ -50,7 +59,8 @@ pub struct EdgeConnection {
 pub(crate) struct TcpPort {
     listener: TcpListener,
     doors: Arc<Doors>,
-    pending: Arc<Semaphore>,
+    /// Places of those whose handshake is not done.
+    pending: Arc<Slots<Source>>,
 }
 
 /// What may stand behind a TLS hello.
@@ -59,6 +69,9 @@ struct Doors {
     join_tls: watch::Receiver<Arc<ServerConfig>>,
     desk: JoinDesk,
     edge: Option<Edge>,
+    rate: Arc<HandshakeRate>,
+    /// Places of those who join.
+    joins: Arc<Slots<Source>>,
 }
 
 /// Why a connection was closed without having been served.
@@ -74,6 +87,10 @@ enum Closed {
     HandshakeTimeout,
     #[error("nothing is served for these protocols")]
     NoSuchDoor,
+    #[error("too many handshakes begin at the moment")]
+    TooFast,
+    #[error("too many join at the moment")]
+    JoinsFull,
     #[error("the edge does not take any more connections")]
     EdgeFull,
 }
@@ -87,16 +104,19 @@ impl TcpPort {
         join_tls: watch::Receiver<Arc<ServerConfig>>,
         desk: JoinDesk,
         edge: Option<Edge>,
+        rate: Arc<HandshakeRate>,
     ) -> Self {
         let doors = Arc::new(Doors {
             join_tls,
             desk,
             edge,
+            rate,
+            joins: Slots::new(MAX_JOINS, MAX_JOINS_PER_SOURCE),
         });
         Self {
             listener,
             doors,
-            pending: Arc::new(Semaphore::new(MAX_TCP_PENDING)),
+            pending: Slots::new(MAX_TCP_PENDING, MAX_TCP_PENDING_PER_SOURCE),
         }
     }
 
@@ -143,7 +163,7 @@ impl TcpPort {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Ok(permit) = Arc::clone(&self.pending).try_acquire_owned() else {
+        let Some(place) = self.pending.take(&Source::of(source)) else {
             tracing::debug!(%source, "too many TCP connections in their handshake");
             return;
         };
@@ -153,7 +173,7 @@ impl TcpPort {
             tokio::select! {
                 biased;
                 () = stopped => {}
-                closed = doors.serve(stream, source, permit) => {
+                closed = doors.serve(stream, source, place) => {
                     if let Err(error) = closed {
                         let cause = std::error::Error::source(&error).map(ToString::to_string);
                         tracing::debug!(%source, %error, cause, "closed a TCP connection");
@@ -169,27 +189,42 @@ impl Doors {
         &self,
         stream: TcpStream,
         source: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        place: Slot<Source>,
     ) -> Result<(), Closed> {
         let start = read_hello(stream).await?;
         match Door::of(start.client_hello().alpn()) {
             Door::Join => {
-                let tls = self.join_tls.borrow().clone();
-                let stream = handshake(start, tls).await?;
+                let stream = self.handshake(start, &self.join_tls).await?;
+                let joins = self.joins.take(&Source::of(source));
+                let _place = joins.ok_or(Closed::JoinsFull)?;
+                drop(place);
                 self.desk.serve(stream, source).await;
-                drop(permit);
                 Ok(())
             }
             Door::Edge => {
                 let edge = self.edge.as_ref().ok_or(Closed::NoSuchDoor)?;
-                let tls = edge.tls.borrow().clone();
-                let stream = handshake(start, tls).await?;
+                let stream = self.handshake(start, &edge.tls).await?;
                 edge.connections
                     .try_send(EdgeConnection { stream, source })
                     .map_err(|_| Closed::EdgeFull)
             }
             Door::Link => Err(Closed::NoSuchDoor),
         }
+    }
+
+    async fn handshake(
+        &self,
+        start: StartHandshake<TcpStream>,
+        tls: &watch::Receiver<Arc<ServerConfig>>,
+    ) -> Result<TlsStream<TcpStream>, Closed> {
+        if !self.rate.take(Instant::now().into_std()) {
+            return Err(Closed::TooFast);
+        }
+        let tls = tls.borrow().clone();
+        timeout(TLS_HANDSHAKE_WAIT, start.into_stream(tls))
+            .await
+            .map_err(|_| Closed::HandshakeTimeout)?
+            .map_err(Closed::Handshake)
     }
 }
 
@@ -233,16 +268,6 @@ async fn read_hello(stream: TcpStream) -> Result<StartHandshake<TcpStream>, Clos
     .map_err(|_| Closed::HelloTimeout)?
     .map_err(Closed::Hello)?;
     Ok(StartHandshake::from_parts(start.accepted, start.io.stream))
-}
-
-async fn handshake(
-    start: StartHandshake<TcpStream>,
-    tls: Arc<ServerConfig>,
-) -> Result<TlsStream<TcpStream>, Closed> {
-    timeout(TLS_HANDSHAKE_WAIT, start.into_stream(tls))
-        .await
-        .map_err(|_| Closed::HandshakeTimeout)?
-        .map_err(Closed::Handshake)
 }
 
 /// A stream that yields no more than so many bytes: rustls itself would buffer 64 KiB of a hello.

@@ -4,6 +4,7 @@
 mod admission;
 mod agent;
 mod calls;
+mod doors;
 mod drain;
 mod ends;
 mod join;

@@ -13,7 +13,8 @@ use culvert_certs::{
 };
 use culvert_relay::{
     Admission, Answered, CallFailed, CallMeta, CallTarget, ClonePolicy, ConnectorPolicy,
-    ControlRequest, Edge, ParkedLimits, Phase, Relay, RelayConfig, RelayInputs, RelayStatus,
+    ControlRequest, DoorLimits, Edge, ParkedLimits, Phase, Relay, RelayConfig, RelayInputs,
+    RelayStatus,
 };
 use culvert_tunnel::ResetKeys;
 use culvert_wire::{Caller, RequestId, ServiceKind, ServiceOffer};
@@ -64,6 +65,7 @@ pub(crate) struct Plan {
     pub(crate) heard_at: SystemTime,
     pub(crate) edge: Option<Edge>,
     pub(crate) parked: ParkedLimits,
+    pub(crate) doors: DoorLimits,
 }
 
 impl Default for Plan {
@@ -75,6 +77,7 @@ impl Default for Plan {
             heard_at: SystemTime::now(),
             edge: None,
             parked: ParkedLimits::default(),
+            doors: DoorLimits::default(),
         }
     }
 }
@@ -103,6 +106,7 @@ impl World {
         config.drain_timeout = plan.drain_timeout;
         config.drain_smear = Duration::ZERO;
         config.parked = plan.parked;
+        config.doors = plan.doors;
         let inputs = RelayInputs {
             credentials: follow,
             admission: admitted,

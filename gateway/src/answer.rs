@@ -129,6 +129,12 @@ impl<B> AnswerBody<B> {
     /// Puts into the record what was learned on the way.
     fn settle(&mut self) {
         if let Some(Ok(note)) = self.noted.take().map(|mut noted| noted.try_recv()) {
+            // What was routed to may be a pool: only now it is known who answered.
+            let service = note.service.as_deref().and_then(|name| name.parse().ok());
+            if let Some(service) = service {
+                let remember = self.watch.remember.take();
+                self.watch.remember = remember.map(|all| all.from_service(service));
+            }
             self.guard.fields().note(note);
         }
         if let Some(tap) = self.tap.take() {
@@ -402,6 +408,7 @@ where
 mod tests {
     use std::collections::VecDeque;
 
+    use culvert_certs::TenantName;
     use http::HeaderValue;
     use http_body_util::BodyExt;
     use prometheus_client::registry::Registry;
@@ -411,7 +418,9 @@ mod tests {
     use crate::{
         error::CallerCode,
         metrics::EdgeMetrics,
+        model::stored::Stored,
         record::{Record, Recorder},
+        route::endpoint::ServicePath,
     };
 
     enum Step {
@@ -719,18 +728,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_early_stream_is_kept_alive_until_its_answer_comes() {
+        let stored = Arc::new(Stored::default());
+        let tenant: TenantName = "acme".parse().unwrap();
         let mut case = case(Dialect::OpenAi, &[], vec![]);
         let (noter, noted) = oneshot::channel();
         let wait = Step::Wait(KEEP_ALIVE + Duration::from_secs(1));
-        let steps = vec![wait, Step::Data("data: 1\n\n")];
+        let event = "data: {\"response\":{\"id\":\"resp_1\"}}\n\n";
+        let steps = vec![wait, Step::Data(event)];
         let recorder = case.recorder.clone();
         let guard = recorder.begin(Record::default());
         let watch = Watch {
             dialect: Dialect::OpenAi,
             call: None,
             keep_alive: true,
-            count_tokens: false,
-            remember: None,
+            count_tokens: true,
+            remember: Some(Remember {
+                stored: Arc::clone(&stored),
+                tenant: tenant.clone(),
+                service: ServicePath::parse("dev/first").unwrap(),
+            }),
             cut: CutFlag::default(),
         };
         let script = Script {
@@ -745,12 +761,19 @@ mod tests {
         noter
             .send(Note {
                 agent: Some("a".into()),
+                service: Some("second".into()),
                 ..Note::default()
             })
             .unwrap();
         let (text, end) = case.read().await;
-        assert_eq!(text, format!("{}data: 1\n\n", ": keep-alive\n\n".repeat(2)));
+        assert_eq!(text, format!("{}{event}", ": keep-alive\n\n".repeat(2)));
         assert!(end.is_ok());
         assert_eq!(case.record().agent.as_deref(), Some("a"));
+        let answered = ServicePath::parse("dev/second");
+        assert_eq!(
+            stored.find(&tenant, "resp_1"),
+            answered,
+            "not the first of the pool"
+        );
     }
 }

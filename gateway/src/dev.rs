@@ -20,7 +20,7 @@ use crate::{
     node::{Node, NodeSpec},
     out,
     plane::{Advertise, PlaneSpec, gateway_url},
-    server::MAX_CONNECTIONS,
+    server::Bounds,
     signals::Signals,
 };
 
@@ -119,7 +119,7 @@ async fn spec(args: &DevArgs, folder: &Path) -> Result<NodeSpec, Failure> {
         tls: None,
         drain_timeout: DRAIN_TIMEOUT,
         leave_after: Duration::ZERO,
-        max_connections: MAX_CONNECTIONS,
+        bounds: Bounds::default(),
         records: None,
         origins: Vec::new(),
     };

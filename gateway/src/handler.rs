@@ -28,9 +28,10 @@ use crate::{
     cors::Cors,
     error::{CallerCode, Problem},
     exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
+    held::{BodyBudget, HELD_BUDGET},
     intake::{self, Intake, Payload, Terms},
     late::Coming,
-    limit::{self, BodyBudget, HELD_BUDGET, UpBody},
+    limit::{self, Announced, UpBody},
     mcp::origin::Origins,
     metrics::EdgeMetrics,
     model::{
@@ -76,7 +77,7 @@ pub struct Handler {
     relay: Relay,
     origins: Origins,
     metrics: EdgeMetrics,
-    names: Names,
+    names: Arc<Names>,
     stored: Arc<Stored>,
     budget: BodyBudget,
 }
@@ -117,7 +118,7 @@ impl Handler {
         } = wiring;
         Self {
             desk: Desk::new(&place, recorder, cors),
-            names: Names::default(),
+            names: Arc::default(),
             stored: Arc::default(),
             budget: BodyBudget::new(HELD_BUDGET, metrics.clone()),
             place,
@@ -133,12 +134,18 @@ impl Handler {
         &self.metrics
     }
 
+    /// The catalogs of all tenants.
+    pub const fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
     /// Answers one request.
     pub async fn handle<B>(&self, request: Request<B>, peer: Peer) -> Response<EdgeAnswer>
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
     {
         let (mut head, body) = request.into_parts();
+        let announced = Announced::of(&head.headers);
         let endpoint = Endpoint::parse(&head.method, &head.uri);
         let mut exchange = self.desk.begin(&head, &peer, &endpoint);
         if let Some(answer) = self.desk.cors().preflight(&head) {
@@ -150,7 +157,11 @@ impl Handler {
         let (key, endpoint) = match admitted {
             Ok(admitted) => admitted,
             Err(problem) => {
-                limit::discard(&head.headers, body).await;
+                let problem = if limit::discard(announced, body).await {
+                    problem
+                } else {
+                    problem.closing()
+                };
                 return exchange.refuse(&problem);
             }
         };
@@ -158,6 +169,9 @@ impl Handler {
             Ok(Done::Here(answer)) => exchange.own(answer),
             Ok(Done::Away(answered, before)) => Box::pin(exchange.pass(*answered, before)).await,
             Ok(Done::Late(coming)) => exchange.early(coming),
+            Err(problem) if announced.waits && exchange.guard.nothing_read() => {
+                exchange.refuse(&problem.closing())
+            }
             Err(problem) => exchange.refuse(&problem),
         }
     }

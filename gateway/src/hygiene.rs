@@ -1,7 +1,8 @@
 //! Which headers pass, in both directions: one list each.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
+use culvert_wire::head::is_connection_header;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{self, Entry},
@@ -17,20 +18,6 @@ pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("culvert-keep-alive")
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Prefix of the headers that only a gateway writes.
 pub const OURS: &str = "x-culvert-";
-
-/// Headers that belong to one connection (RFC 9110, section 7.6.1, and what is treated like them).
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// What the edge answers itself, and what says where a request came from: ours replace the caller's.
 const NOT_FROM_CALLERS: [&str; 17] = [
@@ -172,7 +159,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    remove_each(headers, &HOP_BY_HOP);
+    remove_where(headers, is_connection_header);
 }
 
 fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
@@ -184,28 +171,32 @@ fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 }
 
 fn remove_each(headers: &mut HeaderMap, names: &[&str]) {
-    remove_where(headers, |name| names.contains(&name));
+    remove_where(headers, |name| names.contains(&name.as_str()));
 }
 
 fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
     remove_where(headers, |name| {
-        prefixes.iter().any(|prefix| name.starts_with(prefix))
+        prefixes
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix))
     });
 }
 
-/// Names are compared with `-` for `_`: many backends read both spellings as one variable.
-fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let matching = |name: &&HeaderName| {
-        let name = name.as_str();
-        if name.contains('_') {
-            unwanted(&name.replace('_', "-"))
-        } else {
-            unwanted(name)
-        }
-    };
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let matching = |name: &&HeaderName| unwanted(&spelled(name));
     let names: Vec<HeaderName> = headers.keys().filter(matching).cloned().collect();
     for name in names {
         headers.remove(name);
+    }
+}
+
+/// Names are compared with `-` for `_`: many backends read both spellings as one variable.
+fn spelled(name: &HeaderName) -> Cow<'_, HeaderName> {
+    let text = name.as_str();
+    let other = text.contains('_').then(|| text.replace('_', "-"));
+    match other.and_then(|text| text.parse().ok()) {
+        Some(other) => Cow::Owned(other),
+        None => Cow::Borrowed(name),
     }
 }
 
@@ -270,6 +261,31 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_one_connection_ends_here() {
+        let names = [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        let mut headers = map(&names.map(|name| (name, "x")));
+        let mut answer = headers.clone();
+        clean_request(&mut headers, source());
+        clean_answer(&mut answer);
+        for name in names {
+            assert!(
+                !headers.contains_key(name) && !answer.contains_key(name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn another_spelling_is_the_same_name() {
         let mut headers = map(&[
             ("x_tfy_metadata", "{}"),
@@ -277,6 +293,8 @@ mod tests {
             ("x_forwarded_for", "127.0.0.1"),
             ("x-real_ip", "127.0.0.1"),
             ("x_team", "a"),
+            ("transfer_encoding", "chunked"),
+            ("keep_alive", "timeout=5"),
         ]);
         clean_request(&mut headers, source());
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();

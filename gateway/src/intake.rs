@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crate::{
     error::{CallerCode, Problem},
     exchange::{Peer, Place},
+    held::{BodyBudget, HeldBody, Share},
     hygiene::{self, KEEP_ALIVE, REQUEST_ID, Source, TARGET},
-    limit::{self, BodyBudget, HeldBody, HeldUp, Share, Streamed, UpBody},
+    limit::{self, Announced, HeldUp, Streamed, UpBody},
     mcp::peek::Peek,
     metadata::{METADATA, Metadata},
     model::body::ModelBody,
@@ -38,6 +39,8 @@ pub struct Terms {
     pub path: String,
     /// What goes up.
     pub headers: HeaderMap,
+    /// What the caller says about its body.
+    pub announced: Announced,
     /// When the caller's time is over.
     pub deadline: Option<Instant>,
     /// Where the call stands in a trace.
@@ -109,6 +112,7 @@ pub fn terms(head: &Parts, peer: &Peer, place: &Place, id: RequestId) -> Result<
             .is_none_or(|wanted| wanted != "off"),
         trace: upstream::trace(&head.headers),
         headers,
+        announced: Announced::of(&head.headers),
         deadline,
         wanted,
         metadata,
@@ -130,7 +134,7 @@ where
         Endpoint::Model => {
             check_json(&terms.headers)?;
             let HeldBody { bytes, share } = budget
-                .hold(&terms.headers, terms.deadline, body, &count)
+                .hold(terms.announced, terms.deadline, body, &count)
                 .await?;
             let model = ModelBody::parse(bytes).map_err(|error| {
                 Problem::new(CallerCode::BadRequest, error.to_string()).about("model")
@@ -139,7 +143,7 @@ where
         }
         Endpoint::Mcp(_) if terms.method == Method::POST => {
             let HeldBody { bytes, share } = budget
-                .hold(&terms.headers, terms.deadline, body, &count)
+                .hold(terms.announced, terms.deadline, body, &count)
                 .await?;
             let peek = Peek::at(&bytes);
             Ok(Payload::Message(bytes, peek, share))
@@ -206,7 +210,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::{answer::CutFlag, limit::HELD_BUDGET, metrics::EdgeMetrics};
+    use crate::{answer::CutFlag, held::HELD_BUDGET, metrics::EdgeMetrics};
 
     fn head(uri: &str, headers: &[(&'static str, &'static str)]) -> Parts {
         let mut request = Request::post(uri);

@@ -6,8 +6,9 @@ use std::{
 };
 
 use culvert_certs::{ConnectorName, TenantName};
-use culvert_control::store::Revision;
+use culvert_control::{ConfigSnapshot, store::Revision};
 use culvert_relay::TenantView;
+use tokio::sync::watch;
 
 use crate::route::catalog::{Catalog, Connector, Service};
 
@@ -63,8 +64,15 @@ impl Names {
         catalog
     }
 
-    /// Forgets the tenants that are not configured any more.
-    pub fn keep(&self, configured: impl Fn(&TenantName) -> bool) {
+    /// Forgets the tenants that are not configured any more, as long as there is a configuration.
+    pub async fn follow(self: Arc<Self>, mut config: watch::Receiver<Arc<ConfigSnapshot>>) {
+        while config.changed().await.is_ok() {
+            let snapshot = Arc::clone(&config.borrow_and_update());
+            self.keep(|tenant| snapshot.tenants.contains(tenant));
+        }
+    }
+
+    fn keep(&self, configured: impl Fn(&TenantName) -> bool) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.retain(|tenant, _| configured(tenant));
     }
@@ -102,6 +110,9 @@ pub fn build<'a, H>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use culvert_certs::Authority;
     use culvert_wire::ServiceKind;
 
     use super::*;
@@ -132,8 +143,41 @@ mod tests {
         let gone = names.catalog(&tenant, source(2), || one(false, &[]));
         let (_, entry) = gone.connector("dev").unwrap();
         assert!(!entry.linked && entry.services[0].models == ["m"]);
-        names.keep(|_| false);
-        let fresh = names.catalog(&tenant, source(2), || one(false, &[]));
-        assert!(fresh.connector("dev").unwrap().1.services.is_empty());
+    }
+
+    fn configured(tenants: &[&str]) -> Arc<ConfigSnapshot> {
+        let now = SystemTime::now();
+        let authority = Authority::create("culvert.test".parse().unwrap(), now).unwrap();
+        Arc::new(ConfigSnapshot {
+            revision: Revision::new(1),
+            epoch: 0,
+            heard_at: now,
+            bundle: Arc::clone(authority.bundle()),
+            tenants: Arc::new(tenants.iter().map(|name| name.parse().unwrap()).collect()),
+            connectors: Arc::default(),
+            planes: Arc::default(),
+            keys: Arc::default(),
+            deny: Arc::default(),
+            revocations: Arc::default(),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_is_gone_is_forgotten() {
+        let names = Arc::new(Names::default());
+        let source = Source {
+            configuration: Revision::new(1),
+            directory: 1,
+        };
+        for tenant in ["acme", "gone"] {
+            names.catalog(&tenant.parse().unwrap(), source, || one(true, &["m"]));
+        }
+        let (config, following) = watch::channel(configured(&["acme", "gone"]));
+        let follow = Arc::clone(&names).follow(following);
+        config.send(configured(&["acme"])).unwrap();
+        drop(config);
+        follow.await;
+        let left: Vec<_> = names.tenants.read().unwrap().keys().cloned().collect();
+        assert_eq!(left, ["acme".parse().unwrap()]);
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     node::bind,
     record::Recorder,
     renewal::Renewal,
-    server::Server,
+    server::{Bounds, Server},
 };
 
 /// Callers' TLS connections between the link port and the edge.
@@ -52,8 +52,8 @@ pub struct PlaneSpec {
     pub drain_timeout: Duration,
     /// How long it serves on while it says that it is not ready.
     pub leave_after: Duration,
-    /// Connections of callers at once.
-    pub max_connections: usize,
+    /// What callers' connections may take up.
+    pub bounds: Bounds,
     /// The file of records; without one they go to the log.
     pub records: Option<PathBuf>,
     /// Origins of web pages that may call.
@@ -157,7 +157,8 @@ pub async fn start(
     tasks.spawn(renewal.run(control.clone()));
     let links = relay.address();
     let handler = handler(&node, control, &relay, registry, tasks).await?;
-    let server = Server::new(Arc::new(handler), node.max_connections);
+    tasks.spawn(Arc::clone(handler.names()).follow(control.snapshot()));
+    let server = Server::new(Arc::new(handler), node.bounds);
     let plain = serve_edge(&server, node.plain_listen, edge_connections, tasks).await?;
     let advertised = announce(control, &node.advertise, links, plain)?;
     let leave = CancellationToken::new();

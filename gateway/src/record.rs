@@ -248,6 +248,11 @@ impl Guard {
         Arc::clone(&self.bytes_in)
     }
 
+    /// Whether no byte of the request's body was read.
+    pub fn nothing_read(&self) -> bool {
+        self.bytes_in.load(Ordering::Relaxed) == 0
+    }
+
     /// The answer is an error of ours.
     pub fn refused(&mut self, problem: &Problem) {
         self.end = End::Refused(problem.code());

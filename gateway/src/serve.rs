@@ -15,6 +15,7 @@ use crate::{
     exit::Failure,
     node::{Node, NodeSpec},
     plane::{Advertise, PlaneSpec},
+    server::Bounds,
     signals::{Asked, Signals},
 };
 
@@ -75,7 +76,10 @@ fn plane_node(plane: PlaneFile, edge: EdgeFile) -> Result<PlaneSpec, Failure> {
         tls: plane.tls.as_ref().map(tls).transpose()?,
         drain_timeout: plane.drain_timeout,
         leave_after: plane.leave_after,
-        max_connections: edge.max_connections,
+        bounds: Bounds {
+            connections: edge.max_connections,
+            ..Bounds::default()
+        },
         records: edge.records,
         origins: edge.cors.origins,
     })

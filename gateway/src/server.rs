@@ -20,7 +20,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, interval_at, sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -33,17 +33,40 @@ use crate::{
     exit::chain,
     handler::Handler,
     limit::{MAX_HEAD_BYTES, MAX_HEADERS},
+    places::{Place, Places},
     sources::{SourcePlace, Sources},
     stall::Stall,
 };
+
+/// What callers' connections may take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at once.
+    pub connections: usize,
+    /// Time for the head of a request, also between two of them on a connection.
+    pub head_timeout: Duration,
+    /// Longest time in which a caller takes nothing of what is ready for it: networks that lose packets
+    /// recover within seconds, a suspended laptop does not.
+    pub write_stall: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: MAX_CONNECTIONS,
+            head_timeout: HEAD_TIMEOUT,
+            write_stall: WRITE_STALL,
+        }
+    }
+}
 
 /// Connections of callers at once, by default: about 20 KiB each while idle.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Which part of all connections one source address may hold over TLS.
 const SOURCE_SHARE: usize = 4;
-/// Time for the head of a request, also between two of them on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many times `HEAD_TIMEOUT` an idle connection that was told to end may take for it: the last
+const WRITE_STALL: Duration = Duration::from_secs(60);
+/// How many times the time for a head an idle connection that was told to end may take for it: the last
 /// answer may still be on its way to a slow caller.
 const IDLE_LOOKS: u32 = 10;
 /// Requests at once on one HTTP/2 connection.
@@ -61,7 +84,8 @@ const FORCED: Duration = Duration::from_secs(1);
 pub struct Server {
     handler: Arc<Handler>,
     builder: auto::Builder<TokioExecutor>,
-    places: Arc<Semaphore>,
+    bounds: Bounds,
+    places: Arc<Places>,
     sources: Arc<Sources>,
     tasks: TaskTracker,
     /// No new connections, and no new requests on the old ones.
@@ -71,17 +95,24 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for at most `connections` at once.
-    pub fn new(handler: Arc<Handler>, connections: usize) -> Self {
+    /// A server within these bounds.
+    pub fn new(handler: Arc<Handler>, bounds: Bounds) -> Self {
         Self {
             handler,
-            builder: builder(),
-            places: Arc::new(Semaphore::new(connections)),
-            sources: Sources::new((connections / SOURCE_SHARE).max(1)),
+            builder: builder(bounds),
+            bounds,
+            places: Places::new(bounds.connections),
+            sources: Sources::new(share(bounds.connections)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         }
+    }
+
+    /// Changes how many connections there may be. Those above stay until they end by themselves.
+    pub fn set_connections(&self, most: usize) {
+        self.places.set_most(most);
+        self.sources.set_most(share(most));
     }
 
     /// Accepts plain HTTP until the drain begins. All of it may come from the one address of a balancer.
@@ -151,15 +182,15 @@ impl Server {
 
     /// A place for one more connection; `None` once the drain has begun. At the cap, callers wait in
     /// the kernel's queue.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    async fn place(&self) -> Option<Place> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
-            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+            place = self.places.take() => Some(place),
         }
     }
 
-    fn open(&self, io: Io, source: SocketAddr, place: (OwnedSemaphorePermit, Option<SourcePlace>)) {
+    fn open(&self, io: Io, source: SocketAddr, place: (Place, Option<SourcePlace>)) {
         let server = self.clone();
         self.tasks.spawn(async move {
             let connections = server.handler.metrics().connections().clone();
@@ -184,7 +215,7 @@ impl Server {
         let io = Guarded {
             io,
             cut: peer.cut.clone(),
-            stall: Stall::default(),
+            stall: Stall::new(self.bounds.write_stall),
         };
         let activity = Activity::default();
         let (handler, asking) = (Arc::clone(&self.handler), activity.clone());
@@ -192,8 +223,9 @@ impl Server {
             answer(Arc::clone(&handler), request, peer.clone(), asking.begin())
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(io), service));
-        let mut looks = interval_at(Instant::now() + HEAD_TIMEOUT, HEAD_TIMEOUT);
-        let (mut last, mut idle, mut stopping) = (Look::default(), 0, false);
+        let every = self.bounds.head_timeout;
+        let mut looks = interval_at(Instant::now() + every, every);
+        let (mut last, mut idle, mut stalled, mut stopping) = (Look::default(), 0, 0, false);
         loop {
             tokio::select! {
                 biased;
@@ -204,7 +236,14 @@ impl Server {
                 // The library's own time-outs start with the first bytes only, and not at all on HTTP/2.
                 _ = looks.tick() => match activity.look(&mut last) {
                     Seen::Nothing => return,
-                    Seen::Busy => {}
+                    Seen::Busy => stalled = 0,
+                    Seen::Stalled => {
+                        stalled += 1;
+                        if every * stalled >= self.bounds.write_stall {
+                            tracing::debug!(%source, "a caller takes nothing of its answers");
+                            return;
+                        }
+                    }
                     Seen::Idle if idle >= IDLE_LOOKS => return,
                     Seen::Idle => {
                         idle += 1;
@@ -229,16 +268,22 @@ async fn answer(
     peer: Peer,
     underway: Underway,
 ) -> Result<Response<BusyBody<EdgeAnswer>>, Infallible> {
+    let version = request.version();
     let answer = Box::pin(handler.handle(request, peer)).await;
-    Ok(answer.map(|body| BusyBody::new(body, underway)))
+    Ok(answer.map(|body| BusyBody::new(body, version, underway)))
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+/// What one source address may hold of all connections over TLS.
+fn share(connections: usize) -> usize {
+    (connections / SOURCE_SHARE).max(1)
+}
+
+fn builder(bounds: Bounds) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(bounds.head_timeout)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES);
     builder

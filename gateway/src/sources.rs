@@ -3,14 +3,17 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Connections by source.
 #[derive(Debug)]
 pub struct Sources {
     held: Mutex<HashMap<IpAddr, usize>>,
-    most: usize,
+    most: AtomicUsize,
 }
 
 /// One connection of a source; given back when it is dropped.
@@ -25,8 +28,13 @@ impl Sources {
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             held: Mutex::default(),
-            most,
+            most: AtomicUsize::new(most),
         })
+    }
+
+    /// Changes how many each may hold. Those above stay until they end by themselves.
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// One more for this source, if it may have it.
@@ -34,7 +42,7 @@ impl Sources {
         let source = network(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let own = held.entry(source).or_default();
-        if *own >= self.most {
+        if *own >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         *own += 1;

@@ -9,6 +9,7 @@
 mod cancel;
 mod certificates;
 mod cli;
+mod conformance;
 mod drain;
 mod headers;
 mod http_services;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_tests::client::{Events, Reply};
-use culvert_tests::sdk::Sdk;
+use culvert_tests::sdk::Python;
 use culvert_tests::world::World;
 use http::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const PATH: &str = "/mcp/dev/tools";
 
 async fn sdk_in(mode: &str) {
-    let sdk = Sdk::ready().await.unwrap();
+    let sdk = Python::ready().await.unwrap();
     let world = World::start().await.unwrap();
     let mut environment = world.sdk_environment();
     environment.push(("MODE", mode));

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use culvert_tests::sdk::Sdk;
+use culvert_tests::sdk::Python;
 use culvert_tests::world::{World, chat_body};
 use futures_util::future::join_all;
 use serde_json::json;
 
 #[tokio::test]
 async fn the_official_openai_client_does_everything() {
-    let sdk = Sdk::ready().await.unwrap();
+    let sdk = Python::ready().await.unwrap();
     let world = World::start().await.unwrap();
     sdk.run("openai_basic.py", &world.sdk_environment())
         .await
@@ -19,7 +19,7 @@ async fn the_official_openai_client_does_everything() {
 
 #[tokio::test]
 async fn every_error_is_the_right_exception_of_the_openai_client() {
-    let sdk = Sdk::ready().await.unwrap();
+    let sdk = Python::ready().await.unwrap();
     let world = World::start().await.unwrap();
     sdk.run("openai_errors.py", &world.sdk_environment())
         .await
@@ -29,7 +29,7 @@ async fn every_error_is_the_right_exception_of_the_openai_client() {
 
 #[tokio::test]
 async fn with_the_agent_gone_the_openai_client_sees_503() {
-    let sdk = Sdk::ready().await.unwrap();
+    let sdk = Python::ready().await.unwrap();
     let mut world = World::start().await.unwrap();
     world.agent.take().unwrap().process.kill().await.unwrap();
     // The relay learns of a killed agent by its silence; until then a call may fail as one that may have begun.
@@ -42,7 +42,7 @@ async fn with_the_agent_gone_the_openai_client_sees_503() {
 
 #[tokio::test]
 async fn the_official_anthropic_client_speaks_its_dialect() {
-    let sdk = Sdk::ready().await.unwrap();
+    let sdk = Python::ready().await.unwrap();
     let world = World::start().await.unwrap();
     sdk.run("anthropic_basic.py", &world.sdk_environment())
         .await

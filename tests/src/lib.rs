@@ -13,6 +13,7 @@ pub mod error;
 pub mod false_gateway;
 pub mod fault_io;
 pub mod insider;
+pub mod key_proxy;
 pub mod listeners;
 pub mod mcp_fixture;
 pub mod out;

@@ -67,12 +67,13 @@
 //! # A link
 //!
 //! ```text
-//! UDP packet -> handshake -> accept_control -> Hello -> admit -> register -> serve -> gone
-//!               tunnel       tunnel            wire     admit.rs directory.rs session.rs
+//! UDP packet -> handshake -> receive -> accept_control -> Hello -> admit -> register -> serve -> gone
+//!               tunnel       entry.rs   tunnel            wire     admit.rs directory.rs serving.rs
 //! ```
 //!
 //! Who a peer is comes from its proven leaf and nothing else. `policy.rs` decides by the leaf and
-//! the embedder's [`Admission`], for newcomers and, at each change, for those who stand; `admit.rs`
+//! the embedder's [`Admission`]: for newcomers right after the handshake, before they have said a
+//! word (`entry.rs`), again at their `Hello`, and at each change for those who stand; `admit.rs`
 //! adds what needs a look at other links: duplicates, clones, attached connections. A registered
 //! link is in the [`Directory`] until its guard is dropped, and only the newest link of an agent's
 //! start takes calls. Everything that ends a link runs through its control machine: a drain of
@@ -141,7 +142,7 @@ mod view;
 
 pub use answer::{AnswerBody, AnswerCut};
 pub use book::CapReached;
-pub use call::{Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
+pub use call::{Affinity, Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
 pub use config::{DoorLimits, ParkedLimits, RelayConfig, RelayInputs};
 pub use culvert_tunnel::ResetKeys;
 pub use directory::Directory;

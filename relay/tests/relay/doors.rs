@@ -114,7 +114,7 @@ async fn proven_connections_are_counted_until_they_are_linked() {
     .await;
     let agent = TestAgent::echo(&world);
     let first = connect(&world, &agent.credentials).await.unwrap();
-    let _second = silent(&world).await;
+    let second = silent(&world).await;
     let deadline = Instant::now() + PATIENCE;
     while let Ok(link) = TestAgent::echo(&world).dial(&world, None).await {
         // The relay has not seen the end of both handshakes yet.
@@ -129,6 +129,7 @@ async fn proven_connections_are_counted_until_they_are_linked() {
     while let Err(refused) = TestAgent::echo(&world).dial(&world, None).await {
         assert!(Instant::now() < deadline, "still {refused:?}");
     }
+    assert_eq!(second.end(), None, "it was the first that made room");
 }
 
 fn connector(world: &World, protocol: &[u8]) -> TlsConnector {

@@ -28,6 +28,7 @@ pub mod renew;
 pub mod resource;
 mod retire;
 pub mod revoke;
+pub mod session_keys;
 pub mod snapshot;
 pub mod store;
 mod sweep;

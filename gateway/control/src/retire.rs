@@ -85,7 +85,13 @@ impl Control {
     /// its revocation.
     pub(crate) async fn erase_tenant(&self, tenant: &Document) -> Result<(), ControlError> {
         let name = tenant_name(tenant)?;
-        for kind in [Kind::Connector, Kind::Agent, Kind::Key, Kind::Retired] {
+        for kind in [
+            Kind::Connector,
+            Kind::Agent,
+            Kind::Key,
+            Kind::SessionKey,
+            Kind::Retired,
+        ] {
             let scope = Scope::Tenant(kind, name.as_str().parse()?);
             for record in self.inner.records.list_all(&scope).await?.1 {
                 self.inner

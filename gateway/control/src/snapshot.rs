@@ -21,6 +21,7 @@ use crate::{
     error::ControlError,
     records::Records,
     resource::Allow,
+    session_keys::WrappedKey,
     store::{Change, EngineWatch, Entry, Page, Revision, Scope, Watch, WatchError},
 };
 
@@ -51,11 +52,16 @@ pub struct ConfigSnapshot {
     /// API keys of these tenants by digest, without the revoked ones. Use
     /// [`ConfigSnapshot::key`], which looks at expiry too.
     pub keys: Arc<HashMap<KeyDigest, KeyView>>,
+    /// What session ids are sealed under.
+    pub session_keys: Arc<SessionKeys>,
     /// Who is refused although its certificate is good.
     pub deny: Arc<DenyList>,
     /// Control's signed words to those whom it revoked.
     pub revocations: Arc<Revocations>,
 }
+
+/// Session keys by tenant, newest first.
+pub type SessionKeys = BTreeMap<TenantName, Vec<WrappedKey>>;
 
 /// Control's signed words to each that it revoked.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ use crate::{
     resource::TenantSpec,
     retire::{NAME_REUSE, RetiredName, moment},
     revoke::in_force,
+    session_keys::{self, WrappedKey},
     store::{Kind, Page, Scope},
     tokens::StoredToken,
 };
@@ -36,7 +37,7 @@ pub(crate) async fn every_hour(control: &Control) {
 
 impl Control {
     /// Takes away what is past its time: tokens, audit entries, retired names, revocations of
-    /// what was deleted, agents that can no longer renew, tenants past their retention.
+    /// what was deleted, session keys, agents that can no longer renew, tenants past their retention.
     ///
     /// # Errors
     /// Where the store fails; what is left is swept the next time.
@@ -62,6 +63,10 @@ impl Control {
         .await?;
         self.sweep_kind(Kind::Revoked, |record| {
             Some(in_force(record, now).is_none())
+        })
+        .await?;
+        self.sweep_kind(Kind::SessionKey, |record| {
+            Some(now > WrappedKey::read(record)?.made() + session_keys::KEEP)
         })
         .await?;
         self.sweep_kind(Kind::Agent, |record| {

@@ -12,7 +12,7 @@ use culvert_certs::{
     name::{ConnectorName, Region, TenantName, Zone},
 };
 
-use super::{ConfigSnapshot, ConnectorView, KeyView, Revocations, Serving};
+use super::{ConfigSnapshot, ConnectorView, KeyView, Revocations, Serving, SessionKeys};
 use crate::{
     documents::parse,
     keys::DIGEST,
@@ -20,6 +20,7 @@ use crate::{
     resource::{AgentSpec, Approval, ConnectorSpec, Document, KeySpec, PlaneSpec, Spec, Timestamp},
     retire::moment,
     revoke::{Revoked, in_force},
+    session_keys::WrappedKey,
     store::{Entry, Key, Kind, Revision},
 };
 
@@ -33,13 +34,14 @@ pub(super) struct Builder {
 
 impl Builder {
     /// The kinds that a snapshot is made of.
-    pub(super) const KINDS: [Kind; 6] = [
+    pub(super) const KINDS: [Kind; 7] = [
         Kind::Tenant,
         Kind::Connector,
         Kind::Agent,
         Kind::Plane,
         Kind::Key,
         Kind::Revoked,
+        Kind::SessionKey,
     ];
 
     pub(super) fn new(bundle: Arc<TrustBundle>) -> Self {
@@ -99,6 +101,7 @@ impl Builder {
             connectors: Arc::new(self.connectors(&tenants, &revocations)),
             planes: Arc::new(self.planes()),
             keys: Arc::new(self.keys(&tenants)),
+            session_keys: Arc::new(self.session_keys(&tenants)),
             tenants: Arc::new(tenants),
             deny: Arc::new(deny),
             revocations: Arc::new(revocations),
@@ -216,6 +219,22 @@ impl Builder {
                 .then_some((digest, key))
         });
         keys.collect()
+    }
+
+    /// Newest first.
+    fn session_keys(&self, tenants: &BTreeSet<TenantName>) -> SessionKeys {
+        let mut all = SessionKeys::new();
+        for record in self.of(Kind::SessionKey) {
+            let tenant = record.key.tenant_str().and_then(|name| name.parse().ok());
+            let tenant = tenant.filter(|tenant| tenants.contains(tenant));
+            if let (Some(tenant), Some(key)) = (tenant, WrappedKey::read(record)) {
+                all.entry(tenant).or_default().push(key);
+            }
+        }
+        for keys in all.values_mut() {
+            keys.sort_by_key(|key| std::cmp::Reverse(key.made()));
+        }
+        all
     }
 
     fn documents(&self, kind: Kind) -> impl Iterator<Item = Document> {

@@ -142,13 +142,15 @@ pub enum Kind {
     Revoked,
     /// A deleted name that cannot be used again yet.
     Retired,
+    /// A tenant's key for session ids, wrapped for planes.
+    SessionKey,
     /// The sealed authority.
     Authority,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tenant,
         Self::Connector,
         Self::Agent,
@@ -159,6 +161,7 @@ impl Kind {
         Self::Token,
         Self::Revoked,
         Self::Retired,
+        Self::SessionKey,
         Self::Authority,
     ];
 
@@ -176,6 +179,7 @@ impl Kind {
             Self::Token => "token",
             Self::Revoked => "revoked",
             Self::Retired => "retired",
+            Self::SessionKey => "session-key",
             Self::Authority => "authority",
         }
     }

@@ -21,8 +21,18 @@ pub struct CallTarget {
     pub candidates: Vec<(ConnectorName, ServiceName)>,
     /// The model that the link must offer, if the call is for one.
     pub model: Option<String>,
-    /// The agent that has the caller's session; another one serves where it is gone.
-    pub affinity: Option<AgentId>,
+    /// Where the caller's session is.
+    pub affinity: Option<Affinity>,
+}
+
+/// What a session is bound to: calls of it go to its agent while that takes calls, and once it is
+/// gone to agents that define the service in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affinity {
+    /// The agent.
+    pub agent: AgentId,
+    /// The digest of the service's definition, as [`Route::definition`] told it.
+    pub definition: [u8; 32],
 }
 
 impl CallTarget {
@@ -84,6 +94,8 @@ pub struct Route {
     pub service: ServiceName,
     /// Its kind.
     pub kind: ServiceKind,
+    /// The digest of its definition at this agent.
+    pub definition: [u8; 32],
     /// The agent.
     pub agent: AgentId,
     /// The session of the link.

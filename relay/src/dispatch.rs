@@ -304,6 +304,7 @@ where
             connector: chosen.link.connector.clone(),
             service: chosen.service.clone(),
             kind: chosen.kind,
+            definition: chosen.definition,
             agent: chosen.link.agent,
             session: chosen.link.id.session,
             transport: chosen.link.handle.connection().transport(),

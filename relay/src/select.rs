@@ -1,17 +1,18 @@
 //! Which link takes a call.
 //!
 //! Among the links that offer the service *and* the model, are healthy and take new calls: the
-//! agent of the caller's session if it is there, else the cheaper of two at random. Two random
-//! choices spread load almost as well as knowing all, and no crowd runs to the one that looked
-//! best a moment ago.
+//! agent of the caller's session if it is there, else, of those that define the service as that one
+//! did, the cheaper of two at random. Two random choices spread load almost as well as knowing all,
+//! and no crowd runs to the one that looked best a moment ago.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_certs::{AgentId, ConnectorName};
+use culvert_certs::ConnectorName;
 use culvert_wire::{ServiceKind, ServiceName, ServiceState};
 use rand::{Rng, RngExt as _};
 
+use crate::call::Affinity;
 use crate::link::{LinkEntry, LinkId, LinkState};
 use crate::meter::ServiceMeter;
 use crate::view::{ServiceLink, TenantView};
@@ -22,8 +23,8 @@ pub(crate) struct Wanted<'a> {
     /// Services that are equally good.
     pub(crate) candidates: &'a [(ConnectorName, ServiceName)],
     pub(crate) model: Option<&'a str>,
-    /// The agent that has the caller's session.
-    pub(crate) affinity: Option<AgentId>,
+    /// Where the caller's session is.
+    pub(crate) affinity: Option<Affinity>,
     /// Links that were tried, or are not to be tried.
     pub(crate) excluded: &'a [LinkId],
 }
@@ -33,6 +34,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Selected<H> {
     pub(crate) service: ServiceName,
     pub(crate) kind: ServiceKind,
+    pub(crate) definition: [u8; 32],
     pub(crate) link: Arc<LinkEntry<H>>,
     pub(crate) meter: Arc<ServiceMeter>,
 }
@@ -49,6 +51,9 @@ pub enum NoTarget {
     /// Links offer it, but none takes new calls.
     #[error("every agent that offers it is leaving or waits for approval")]
     NotServing,
+    /// The agent of the session is gone, and no other one defines the service as that one did.
+    #[error("no agent is left that defines the service as the session's did")]
+    OtherDefinition,
     /// Links offer the service, but none the model.
     #[error("no agent offers the model")]
     NoModel,
@@ -66,13 +71,18 @@ pub(crate) fn select<H>(
     wanted: &Wanted<'_>,
     rng: &mut impl Rng,
 ) -> Result<Selected<H>, NoTarget> {
+    let bound = wanted
+        .affinity
+        .filter(|affinity| holds(view, wanted, affinity));
     let mut eligible = Vec::new();
     let mut obstacle = NoTarget::NoLink;
     for (connector, name) in wanted.candidates {
         let Some(service) = view.service(connector, name) else {
             continue;
         };
-        for link in &service.links {
+        let of_session =
+            |link: &&ServiceLink<H>| bound.is_none_or(|affinity| affinity.agent == link.link.agent);
+        for link in service.links.iter().filter(of_session) {
             match check(link, wanted) {
                 None => eligible.push(Candidate {
                     name,
@@ -83,12 +93,28 @@ pub(crate) fn select<H>(
             }
         }
     }
-    let chosen = choose(&eligible, wanted.affinity, rng).ok_or(obstacle)?;
+    let chosen = choose(&eligible, rng).ok_or(obstacle)?;
     Ok(Selected {
         service: chosen.name.clone(),
         kind: chosen.kind,
+        definition: chosen.link.digest,
         link: Arc::clone(&chosen.link.link),
         meter: Arc::clone(&chosen.link.meter),
+    })
+}
+
+/// Whether the agent of a session still has it: a call of it that another one takes while this one
+/// is only busy would end it.
+fn holds<H>(view: &TenantView<H>, wanted: &Wanted<'_>, affinity: &Affinity) -> bool {
+    let services = wanted
+        .candidates
+        .iter()
+        .filter_map(|(connector, name)| view.service(connector, name));
+    let mut links = services.flat_map(|service| &service.links);
+    links.any(|link| {
+        link.link.agent == affinity.agent
+            && link.digest == affinity.definition
+            && link.link.state() == LinkState::Serving
     })
 }
 
@@ -107,6 +133,12 @@ fn check<H>(link: &ServiceLink<H>, wanted: &Wanted<'_>) -> Option<NoTarget> {
     {
         return Some(NoTarget::NoModel);
     }
+    if wanted
+        .affinity
+        .is_some_and(|affinity| link.digest != affinity.definition)
+    {
+        return Some(NoTarget::OtherDefinition);
+    }
     if link.link.state() != LinkState::Serving {
         return Some(NoTarget::NotServing);
     }
@@ -121,16 +153,8 @@ fn check<H>(link: &ServiceLink<H>, wanted: &Wanted<'_>) -> Option<NoTarget> {
 
 fn choose<'c, 'a, 'v, H>(
     eligible: &'c [Candidate<'a, 'v, H>],
-    affinity: Option<AgentId>,
     rng: &mut impl Rng,
 ) -> Option<&'c Candidate<'a, 'v, H>> {
-    if let Some(agent) = affinity
-        && let Some(found) = eligible
-            .iter()
-            .find(|candidate| candidate.link.link.agent == agent)
-    {
-        return Some(found);
-    }
     match eligible {
         [] => None,
         [one] => Some(one),
@@ -155,6 +179,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Instant;
 
+    use culvert_certs::AgentId;
     use culvert_wire::{ServiceHealth, ServiceOffer, SessionId};
     use rand::{SeedableRng as _, rngs::SmallRng};
 
@@ -277,14 +302,70 @@ mod tests {
     fn the_sessions_agent_comes_first_and_others_when_it_is_gone() {
         let (directory, mut links) = world();
         let llama = candidates(&["llama"]);
-        let two = AgentId::from_bytes([2; 16]);
         let bound = Wanted {
-            affinity: Some(two),
+            affinity: Some(session_at(2)),
             ..wanted(&llama, Some("small"))
         };
         assert_eq!(spread(&directory, &bound, 50), BTreeMap::from([(2, 50)]));
         drop(links.remove(1));
         assert!(!spread(&directory, &bound, 50).contains_key(&2));
+    }
+
+    fn session_at(agent: u8) -> Affinity {
+        Affinity {
+            agent: AgentId::from_bytes([agent; 16]),
+            definition: [0; 32],
+        }
+    }
+
+    #[test]
+    fn a_session_does_not_leave_its_agent_for_being_busy() {
+        let (directory, links) = world();
+        let llama = candidates(&["llama"]);
+        let id = links[1].entry().id;
+        let excluded = [id];
+        let tried = Wanted {
+            affinity: Some(session_at(2)),
+            excluded: &excluded,
+            ..wanted(&llama, Some("small"))
+        };
+        assert_eq!(obstacle(&directory, &tried), NoTarget::Tried);
+        links[1].health(&[health("llama", ServiceState::Down)]);
+        let down = Wanted {
+            excluded: &[],
+            ..tried
+        };
+        assert_eq!(obstacle(&directory, &down), NoTarget::Unhealthy);
+        links[1].leaving();
+        assert!(!spread(&directory, &down, 50).contains_key(&2));
+    }
+
+    #[test]
+    fn a_session_goes_only_to_who_defines_its_service_alike() {
+        let (directory, mut links) = world();
+        let llama = candidates(&["llama"]);
+        let now = Instant::now();
+        let other = ServiceOffer {
+            digest: [1; 32],
+            ..service("llama", ServiceKind::Model, &["small"])
+        };
+        let newcomer = newcomer(4, 4, 4, vec![other]);
+        links.push(directory.register(newcomer, 4, now).unwrap());
+        directory.publish_due(now + 2 * REBUILD_EVERY);
+        let bound = |agent, definition| Wanted {
+            affinity: Some(Affinity {
+                definition,
+                ..session_at(agent)
+            }),
+            ..wanted(&llama, None)
+        };
+        let four = BTreeMap::from([(4, 20)]);
+        assert_eq!(spread(&directory, &bound(4, [1; 32]), 20), four);
+        // Whose agent has changed its file since.
+        assert!(!spread(&directory, &bound(4, [0; 32]), 50).contains_key(&4));
+        assert_eq!(spread(&directory, &bound(1, [1; 32]), 20), four);
+        let gone = bound(4, [2; 32]);
+        assert_eq!(obstacle(&directory, &gone), NoTarget::OtherDefinition);
     }
 
     #[test]

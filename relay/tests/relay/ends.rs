@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::agent::{Script, TestAgent, head, script, silent};
-use crate::world::{Plan, World, done, failed, get, meta, post, streamed, target};
+use crate::world::{Plan, World, done, failed, get, meta, post, session_at, streamed, target};
 
 /// A truncated body is never taken for a complete one.
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn dropping_a_call_or_its_answer_cancels_it_at_the_agent() {
     let _link = streaming.link(&world).await;
     world.until_links(2).await;
     let mut target = target("echo");
-    target.affinity = Some(streaming.id());
+    target.affinity = Some(session_at(streaming.id()));
     let call = world.relay.call(target, meta(), post("x").map(Full::new));
     drop(done("the head", call).await.unwrap());
     is_cancelled(2).await;

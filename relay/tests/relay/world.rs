@@ -12,7 +12,7 @@ use culvert_certs::{
     PlaneIdentity, ReplicaId, TenantName,
 };
 use culvert_relay::{
-    Admission, Answered, CallFailed, CallMeta, CallTarget, ClonePolicy, ConnectorPolicy,
+    Admission, Affinity, Answered, CallFailed, CallMeta, CallTarget, ClonePolicy, ConnectorPolicy,
     ControlRequest, DoorLimits, Edge, ParkedLimits, Phase, Relay, RelayConfig, RelayInputs,
     RelayStatus,
 };
@@ -237,6 +237,14 @@ pub(crate) fn target(service: &str) -> CallTarget {
         candidates: vec![(vpc(), service.parse().unwrap())],
         model: None,
         affinity: None,
+    }
+}
+
+/// A session at this agent, of a service that [`offer`] made.
+pub(crate) fn session_at(agent: AgentId) -> Affinity {
+    Affinity {
+        agent,
+        definition: [0; 32],
     }
 }
 

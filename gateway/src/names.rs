@@ -151,12 +151,12 @@ mod tests {
         Arc::new(ConfigSnapshot {
             revision: Revision::new(1),
             epoch: 0,
-            heard_at: now,
             bundle: Arc::clone(authority.bundle()),
             tenants: Arc::new(tenants.iter().map(|name| name.parse().unwrap()).collect()),
             connectors: Arc::default(),
             planes: Arc::default(),
             keys: Arc::default(),
+            session_keys: Arc::default(),
             deny: Arc::default(),
             revocations: Arc::default(),
         })

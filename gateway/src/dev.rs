@@ -21,6 +21,7 @@ use crate::{
     out,
     plane::{Advertise, PlaneSpec, gateway_url},
     server::Bounds,
+    settings::EdgeSpec,
     signals::Signals,
 };
 
@@ -114,6 +115,7 @@ async fn spec(args: &DevArgs, folder: &Path) -> Result<NodeSpec, Failure> {
         },
         key: plane_key,
         link_listen,
+        callers_listen: None,
         advertise: Advertise { host, port: None },
         plain_listen: Some(plain_listen),
         tls: None,
@@ -121,7 +123,7 @@ async fn spec(args: &DevArgs, folder: &Path) -> Result<NodeSpec, Failure> {
         leave_after: Duration::ZERO,
         bounds: Bounds::default(),
         records: None,
-        origins: Vec::new(),
+        edge: EdgeSpec::default(),
     };
     let admin_hosts = args.advertise.clone().into_iter().collect();
     Ok(NodeSpec {

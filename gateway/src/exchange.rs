@@ -1,17 +1,18 @@
 //! One request and its answer: how it begins, and the three ways in which it is answered.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use culvert_certs::{Region, Zone};
 use culvert_relay::{AnswerBody as RelayBody, Answered, Route};
 use culvert_wire::RequestId;
 use http::{HeaderValue, Method, Response, Version, header, request::Parts};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
     answer::{AnswerBody, CutFlag, Watch},
-    cors::{self, Cors},
+    cors,
     dialect::Dialect,
     error::Problem,
     hygiene::REQUEST_ID,
@@ -20,6 +21,7 @@ use crate::{
     record::{Guard, Note, Record, Recorder},
     respond::{self, Hops, Stamp},
     route::endpoint::Endpoint,
+    settings::Settings,
 };
 
 /// How much of a caller's own request id is recorded, in characters.
@@ -54,7 +56,7 @@ pub struct Desk {
     stamp: Stamp,
     plane: String,
     recorder: Recorder,
-    cors: Cors,
+    settings: watch::Receiver<Arc<Settings>>,
 }
 
 /// One request under way: what its answer needs to know, whichever phase makes it.
@@ -65,6 +67,8 @@ pub struct Exchange<'a> {
     pub id: RequestId,
     /// Its record.
     pub guard: Guard,
+    /// What callers meet, as it was when the request came.
+    pub settings: Arc<Settings>,
     /// How errors are told.
     pub dialect: Dialect,
     /// The id of the JSON-RPC request in the body.
@@ -82,13 +86,17 @@ pub struct Exchange<'a> {
 
 impl Desk {
     /// The desk of a plane.
-    pub fn new(place: &Place, recorder: Recorder, cors: Cors) -> Self {
+    pub fn new(
+        place: &Place,
+        recorder: Recorder,
+        settings: watch::Receiver<Arc<Settings>>,
+    ) -> Self {
         let Place { region, zone } = place;
         Self {
             stamp: Stamp::new(region, zone),
             plane: format!("{region}/{zone}"),
             recorder,
-            cors,
+            settings,
         }
     }
 
@@ -116,6 +124,7 @@ impl Desk {
         };
         // Only to HTTP/1.0 is a closed connection a good end.
         let resets = head.version == Version::HTTP_10;
+        let settings = Arc::clone(&self.settings.borrow());
         Exchange {
             desk: self,
             id,
@@ -126,18 +135,14 @@ impl Desk {
             remember: None,
             counts_tokens: matches!(endpoint, Ok(Endpoint::Model)),
             method: head.method.clone(),
-            origin: self.cors.listed(&head.headers),
+            origin: settings.cors.listed(&head.headers),
+            settings,
             cut: if resets {
                 peer.cut.clone()
             } else {
                 CutFlag::default()
             },
         }
-    }
-
-    /// Which web pages may call.
-    pub const fn cors(&self) -> &Cors {
-        &self.cors
     }
 }
 

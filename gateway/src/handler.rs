@@ -25,14 +25,12 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     answer::KEEP_ALIVE,
     auth,
-    cors::Cors,
     error::{CallerCode, Problem},
     exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
     held::{BodyBudget, HELD_BUDGET},
     intake::{self, Intake, Payload, Terms},
     late::Coming,
     limit::{self, Announced, UpBody},
-    mcp::origin::Origins,
     metrics::EdgeMetrics,
     model::{
         list,
@@ -46,6 +44,7 @@ use crate::{
         endpoint::{Endpoint, ServicePath},
         resolve::{self, Target},
     },
+    settings::Settings,
     upstream,
 };
 
@@ -58,10 +57,8 @@ pub struct Wiring {
     pub config: watch::Receiver<Arc<ConfigSnapshot>>,
     /// The links.
     pub relay: Relay,
-    /// Which web pages may call MCP servers.
-    pub origins: Origins,
-    /// Which web pages may call from a browser.
-    pub cors: Cors,
+    /// What callers meet.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// Where records go.
     pub recorder: Recorder,
     /// What the edge counts.
@@ -75,7 +72,6 @@ pub struct Handler {
     place: Place,
     config: watch::Receiver<Arc<ConfigSnapshot>>,
     relay: Relay,
-    origins: Origins,
     metrics: EdgeMetrics,
     names: Arc<Names>,
     stored: Arc<Stored>,
@@ -111,20 +107,18 @@ impl Handler {
             place,
             config,
             relay,
-            origins,
-            cors,
+            settings,
             recorder,
             metrics,
         } = wiring;
         Self {
-            desk: Desk::new(&place, recorder, cors),
+            desk: Desk::new(&place, recorder, settings),
             names: Arc::default(),
             stored: Arc::default(),
             budget: BodyBudget::new(HELD_BUDGET, metrics.clone()),
             place,
             config,
             relay,
-            origins,
             metrics,
         }
     }
@@ -148,7 +142,7 @@ impl Handler {
         let announced = Announced::of(&head.headers);
         let endpoint = Endpoint::parse(&head.method, &head.uri);
         let mut exchange = self.desk.begin(&head, &peer, &endpoint);
-        if let Some(answer) = self.desk.cors().preflight(&head) {
+        if let Some(answer) = exchange.settings.cors.preflight(&head) {
             return exchange.own(answer);
         }
         let admitted = self
@@ -222,7 +216,7 @@ impl Handler {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        if matches!(endpoint, Endpoint::Mcp(_)) && !self.origins.admit(&head.headers) {
+        if matches!(endpoint, Endpoint::Mcp(_)) && !exchange.settings.origins.admit(&head.headers) {
             let what = "This `Origin` may not call MCP servers here.";
             return Err(Problem::new(CallerCode::NotAllowed, what));
         }

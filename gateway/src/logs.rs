@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal};
 
 use serde::Deserialize;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -16,7 +18,7 @@ pub enum Format {
 }
 
 /// The `log` section of the gateway file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogFile {
     /// By default `text` on a terminal, `json` elsewhere.
@@ -26,17 +28,27 @@ pub struct LogFile {
     pub level: Option<String>,
 }
 
+/// What is logged; it may change while we run.
+#[derive(Clone, Debug)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// Logs what the file says from now on. Its format is for the next start.
+    ///
+    /// # Errors
+    /// The filter is malformed; nothing has changed then.
+    pub fn set(&self, file: &LogFile) -> Result<(), String> {
+        let filter = filter(file)?;
+        self.0.reload(filter).map_err(|error| error.to_string())
+    }
+}
+
 /// Starts logging.
 ///
 /// # Errors
 /// The filter is malformed, or logging has been started before.
-pub fn start(file: &LogFile) -> Result<(), String> {
-    let level = std::env::var("CULVERT_LOG")
-        .ok()
-        .or_else(|| file.level.clone());
-    let filter = expand(level.as_deref().unwrap_or("info"));
-    let filter =
-        EnvFilter::try_new(&filter).map_err(|error| format!("log.level `{filter}`: {error}"))?;
+pub fn start(file: &LogFile) -> Result<Level, String> {
+    let (filter, level) = reload::Layer::new(filter(file)?);
     let terminal = io::stderr().is_terminal();
     let format = file
         .format
@@ -47,7 +59,16 @@ pub fn start(file: &LogFile) -> Result<(), String> {
         Format::Text => registry.with(lines).try_init(),
         Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    Ok(Level(level))
+}
+
+fn filter(file: &LogFile) -> Result<EnvFilter, String> {
+    let level = std::env::var("CULVERT_LOG")
+        .ok()
+        .or_else(|| file.level.clone());
+    let filter = expand(level.as_deref().unwrap_or("info"));
+    EnvFilter::try_new(&filter).map_err(|error| format!("log.level `{filter}`: {error}"))
 }
 
 /// One word sets the level of our own events only: what libraries say below a warning may hold heads.

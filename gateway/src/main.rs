@@ -35,8 +35,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Serve(args) => {
             let file = config::read(&args.config).map_err(|error| Failure::usage(&error))?;
-            logs::start(&file.log).map_err(Failure::Usage)?;
-            until_second_signal(|signals| serve::run(file, signals))
+            let level = logs::start(&file.log).map_err(Failure::Usage)?;
+            until_second_signal(|signals| serve::run(args.config, file, level, signals))
         }
         Command::Verb(verb) => runtime()?.block_on(verbs::run(verb)),
     }

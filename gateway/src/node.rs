@@ -20,6 +20,7 @@ use crate::{
     exit::{Failure, chain},
     ops::{self, Readiness},
     plane::{self, Addresses, Plane, PlaneSpec},
+    settings::Live,
 };
 
 /// How long the last tasks may take to end once they were told to.
@@ -108,6 +109,14 @@ impl Node {
             plane: addresses,
             running,
         })
+    }
+
+    /// What of the plane may change while it serves, if there is one.
+    pub fn live(&self) -> Option<Live> {
+        self.running
+            .plane
+            .as_ref()
+            .map(|plane| plane.live().clone())
     }
 
     /// Serves until `shutdown`, then drains: no new callers, agents elsewhere, then the end.

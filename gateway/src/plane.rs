@@ -15,19 +15,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission,
-    cors::Cors,
-    courier,
+    admission, callers_port, courier,
+    edge_tls::EdgeTls,
     exchange::Place,
     exit::Failure,
     handler::{Handler, Wiring},
     journal::{Journal, QUEUE},
-    mcp::origin::Origins,
     metrics::EdgeMetrics,
     node::bind,
     record::Recorder,
     renewal::Renewal,
     server::{Bounds, Server},
+    settings::{EdgeSpec, Live, Settings},
 };
 
 /// Callers' TLS connections between the link port and the edge.
@@ -40,8 +39,10 @@ pub struct PlaneSpec {
     pub place: Place,
     /// What seals what it keeps.
     pub key: PlaneKey,
-    /// Where links, joins and callers' TLS are taken.
+    /// Where links and joins are taken; callers' TLS too, unless they have a port of their own.
     pub link_listen: SocketAddr,
+    /// A port for callers' TLS alone.
+    pub callers_listen: Option<SocketAddr>,
     /// The name or address by which members reach it; the port is the bound one unless given.
     pub advertise: Advertise,
     /// Where callers are served without TLS.
@@ -56,8 +57,8 @@ pub struct PlaneSpec {
     pub bounds: Bounds,
     /// The file of records; without one they go to the log.
     pub records: Option<PathBuf>,
-    /// Origins of web pages that may call.
-    pub origins: Vec<String>,
+    /// What callers meet.
+    pub edge: EdgeSpec,
 }
 
 /// How others reach this process.
@@ -72,8 +73,10 @@ pub struct Advertise {
 /// Where a plane is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// Links, joins and callers' TLS.
+    /// Links and joins.
     pub links: SocketAddr,
+    /// Callers' TLS.
+    pub callers: SocketAddr,
     /// As others reach it.
     pub advertised: HostPort,
     /// Callers without TLS.
@@ -83,7 +86,7 @@ pub struct Addresses {
 /// A plane that serves.
 #[derive(Debug)]
 pub struct Plane {
-    server: Server,
+    live: Live,
     relay: Relay,
     /// Tells the relay to drain and end.
     leave: CancellationToken,
@@ -99,13 +102,18 @@ impl Plane {
         move || links(&relay)
     }
 
+    /// What may change while it serves.
+    pub const fn live(&self) -> &Live {
+        &self.live
+    }
+
     /// Balancers see that we are not ready, and agents dial replacements, while we still serve.
     /// Then callers are drained, and last the links that their calls go over.
     pub async fn end(mut self) {
         tracing::info!(within = ?self.drain_timeout, "draining");
         self.relay.announce_leaving();
         sleep(self.leave_after).await;
-        self.server.drain(self.drain_timeout).await;
+        self.live.server.drain(self.drain_timeout).await;
         self.leave.cancel();
         while self.relaying.join_next().await.is_some() {}
     }
@@ -123,14 +131,15 @@ pub async fn start(
 ) -> Result<(Addresses, Plane), Failure> {
     let hosts = hosts(&node.advertise.host);
     let (replica, first) = enroll(&node, control, &hosts).await?;
-    let edge_tls = edge_config(&node, &first)?;
+    let own_tls = edge_server(&first).map_err(|e| Failure::internal(&e))?;
+    let tls = EdgeTls::new(node.tls.clone(), own_tls);
     let credentials = watch::Sender::new(Arc::new(first));
-    let edge_tls = watch::Sender::new(edge_tls);
     let (edge_queue, edge_connections) = mpsc::channel::<EdgeConnection>(EDGE_QUEUE);
-    let edge = Edge {
-        tls: edge_tls.subscribe(),
+    let callers = serve_callers(&node, &tls, &edge_queue, tasks).await?;
+    let edge = callers.is_none().then(|| Edge {
+        tls: tls.shown(),
         connections: edge_queue,
-    };
+    });
     let config = control.snapshot();
     let admitted = watch::Sender::new(Arc::new(admission::of(&config.borrow())));
     let inputs = RelayInputs {
@@ -138,7 +147,7 @@ pub async fn start(
         admission: admitted.subscribe(),
         heard_at: control.heard_at(),
         reset_keys: reset_keys(&node.key)?,
-        edge: Some(edge),
+        edge,
     };
     let mut relay_config = RelayConfig::new(node.link_listen);
     relay_config.drain_timeout = node.drain_timeout;
@@ -150,17 +159,21 @@ pub async fn start(
     let renewal = Renewal {
         replica,
         hosts,
-        public: node.tls.is_none(),
         credentials,
-        edge_tls,
+        edge_tls: tls.clone(),
     };
     tasks.spawn(renewal.run(control.clone()));
     let links = relay.address();
-    let handler = handler(&node, control, &relay, registry, tasks).await?;
+    let own_names = own_names(&node.advertise.host);
+    let settings = Settings::new(&node.edge, &own_names);
+    let settings = watch::Sender::new(Arc::new(settings));
+    let shown = settings.subscribe();
+    let handler = handler(&node, control, &relay, shown, registry, tasks).await?;
     tasks.spawn(Arc::clone(handler.names()).follow(control.snapshot()));
     let server = Server::new(Arc::new(handler), node.bounds);
     let plain = serve_edge(&server, node.plain_listen, edge_connections, tasks).await?;
-    let advertised = announce(control, &node.advertise, links, plain)?;
+    let callers = callers.unwrap_or(links);
+    let advertised = announce(control, &node.advertise, (links, callers), plain)?;
     let leave = CancellationToken::new();
     let mut relaying = JoinSet::new();
     let (serving, leaving) = (relay.clone(), leave.clone());
@@ -170,8 +183,14 @@ pub async fn start(
         }
     });
     let (drain_timeout, leave_after) = (node.drain_timeout, node.leave_after);
-    let running = Plane {
+    let live = Live {
+        own_names,
+        settings,
+        tls,
         server,
+    };
+    let running = Plane {
+        live,
         relay,
         leave,
         relaying,
@@ -181,6 +200,7 @@ pub async fn start(
     Ok((
         Addresses {
             links,
+            callers,
             advertised,
             plain,
         },
@@ -215,6 +235,7 @@ async fn handler(
     node: &PlaneSpec,
     control: &Control,
     relay: &Relay,
+    settings: watch::Receiver<Arc<Settings>>,
     registry: &mut Registry,
     tasks: &mut JoinSet<()>,
 ) -> Result<Handler, Failure> {
@@ -223,19 +244,40 @@ async fn handler(
     let journal = journal.map_err(|error| Failure::Usage(format!("edge.records: {error}")))?;
     let (queue, records) = mpsc::channel(QUEUE);
     tasks.spawn(journal.run(records));
-    let own = ["localhost", "127.0.0.1", "[::1]"]
-        .map(str::to_owned)
-        .into_iter();
-    let names = own.chain([node.advertise.host.clone()]).collect();
     Ok(Handler::new(Wiring {
         place: node.place.clone(),
         config: control.snapshot(),
         relay: relay.clone(),
-        origins: Origins::new(node.origins.clone(), names),
-        cors: Cors::new(&node.origins),
+        settings,
         recorder: Recorder::new(metrics.clone(), queue),
         metrics,
     }))
+}
+
+/// The names of this gateway, as web pages that it serves itself would give them.
+fn own_names(advertised: &str) -> Vec<String> {
+    let here = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+    here.into_iter().chain([advertised.to_owned()]).collect()
+}
+
+/// Serves callers' TLS on a port of its own, where there is one.
+async fn serve_callers(
+    node: &PlaneSpec,
+    tls: &EdgeTls,
+    connections: &mpsc::Sender<EdgeConnection>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Option<SocketAddr>, Failure> {
+    let Some(address) = node.callers_listen else {
+        return Ok(None);
+    };
+    let listener = bind(address, "callers").await?;
+    let address = listener.local_addr().map_err(|e| Failure::internal(&e))?;
+    tasks.spawn(callers_port::accept(
+        listener,
+        tls.shown(),
+        connections.clone(),
+    ));
+    Ok(Some(address))
 }
 
 async fn serve_edge(
@@ -260,17 +302,24 @@ async fn serve_edge(
 fn announce(
     control: &Control,
     advertise: &Advertise,
-    links: SocketAddr,
+    (links, callers): (SocketAddr, SocketAddr),
     plain: Option<SocketAddr>,
 ) -> Result<HostPort, Failure> {
-    let port = advertise.port.unwrap_or(links.port());
-    let advertised = HostPort::new(&advertise.host, port)
-        .map_err(|error| Failure::Usage(format!("advertise `{}`: {error}", advertise.host)))?;
+    let at = |port: u16| {
+        HostPort::new(&advertise.host, port)
+            .map_err(|error| Failure::Usage(format!("advertise `{}`: {error}", advertise.host)))
+    };
+    let advertised = at(advertise.port.unwrap_or(links.port()))?;
+    let public = if callers == links {
+        advertised.clone()
+    } else {
+        at(callers.port())?
+    };
     let suffix = advertised.ip().is_none().then(|| advertised.host());
     control.announce(Places {
         addresses: vec![advertised.clone()],
         dns_suffixes: suffix.into_iter().collect(),
-        gateway_url: Some(gateway_url(&advertised, plain)),
+        gateway_url: Some(gateway_url(&public, plain)),
     });
     Ok(advertised)
 }
@@ -284,13 +333,6 @@ pub fn gateway_url(advertised: &HostPort, plain: Option<SocketAddr>) -> String {
         || format!("https://{advertised}"),
         |named| format!("http://{named}"),
     )
-}
-
-fn edge_config(node: &PlaneSpec, own: &Credentials) -> Result<Arc<ServerConfig>, Failure> {
-    match &node.tls {
-        Some(tls) => Ok(Arc::clone(tls)),
-        None => edge_server(own).map_err(|e| Failure::internal(&e)),
-    }
 }
 
 fn reset_keys(key: &PlaneKey) -> Result<ResetKeys, Failure> {

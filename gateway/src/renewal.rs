@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use culvert_certs::{Credentials, LEAF_LIFETIME, PlaneIdentity, tls::edge_server};
 use culvert_control::Control;
-use rustls::ServerConfig;
 use tokio::{sync::watch, time::sleep};
 
-use crate::exit::Failure;
+use crate::{edge_tls::EdgeTls, exit::Failure};
 
 /// How long to wait before a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -19,12 +18,10 @@ pub struct Renewal {
     pub replica: PlaneIdentity,
     /// What the certificate is for.
     pub hosts: Vec<String>,
-    /// Whether callers see this certificate too.
-    pub public: bool,
     /// Where links get it.
     pub credentials: watch::Sender<Arc<Credentials>>,
-    /// Where callers get it.
-    pub edge_tls: watch::Sender<Arc<ServerConfig>>,
+    /// Where callers get it, unless the operator has given another.
+    pub edge_tls: EdgeTls,
 }
 
 impl Renewal {
@@ -46,10 +43,8 @@ impl Renewal {
     async fn renew(&self, control: &Control) -> Result<(), Failure> {
         let renewed = control.renew_plane_here(&self.replica, &self.hosts).await;
         let renewed = renewed.map_err(|e| Failure::internal(&e))?;
-        if self.public {
-            self.edge_tls
-                .send_replace(edge_server(&renewed).map_err(|e| Failure::internal(&e))?);
-        }
+        let shown = edge_server(&renewed).map_err(|e| Failure::internal(&e))?;
+        self.edge_tls.renew(shown);
         self.credentials.send_replace(Arc::new(renewed));
         Ok(())
     }

@@ -1,54 +1,62 @@
 //! `serve`: the roles of a gateway file.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use culvert_control::ControlConfig;
-use rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
 
 use crate::{
-    config::{ControlFile, EdgeFile, GatewayFile, PlaneFile, TlsFile},
+    config::{ControlFile, EdgeFile, GatewayFile, PlaneFile},
+    edge_tls,
     exchange::Place,
     exit::Failure,
+    logs::Level,
     node::{Node, NodeSpec},
     plane::{Advertise, PlaneSpec},
+    reload::Reload,
     server::Bounds,
-    signals::{Asked, Signals},
+    settings::EdgeSpec,
+    signals::Signals,
 };
 
-/// Runs until a signal.
+/// Runs what the file at `path` says, until a signal.
 ///
 /// # Errors
 /// A key, a certificate, the store or a port cannot be used.
-pub async fn run(file: GatewayFile, mut signals: Signals) -> Result<(), Failure> {
+pub async fn run(
+    path: PathBuf,
+    file: GatewayFile,
+    level: Level,
+    signals: Signals,
+) -> Result<(), Failure> {
     let control = file
         .control
+        .as_ref()
         .ok_or_else(|| Failure::Usage("`control` is missing".into()))?;
-    let store = file.store.path;
-    let plane = file
-        .plane
-        .map(|plane| plane_node(plane, file.edge))
+    let plane = file.plane.as_ref();
+    let plane = plane
+        .map(|plane| plane_node(plane, &file.edge))
         .transpose()?;
     let node = Node::start(NodeSpec {
         admin_listen: control.admin_listen,
         admin_hosts: control.admin_hosts.clone(),
-        control: open(&store, &control).await?,
+        control: open(&file.store.path, control).await?,
         plane,
     })
     .await?;
     if let Some(plane) = &node.plane {
-        tracing::info!(links = %plane.links, advertised = %plane.advertised, plain = ?plane.plain, "the plane serves");
+        tracing::info!(links = %plane.links, callers = %plane.callers, advertised = %plane.advertised, plain = ?plane.plain, "the plane serves");
     }
     tracing::info!(admin = %node.admin, "control serves");
-    let ended = async move {
-        while signals.any().await == Asked::Reload {
-            tracing::warn!("SIGHUP: nothing was read again, this version needs a restart for that");
-        }
+    let reload = Reload {
+        path,
+        started: file,
+        live: node.live(),
+        level,
     };
-    node.run(ended).await
+    node.run(reload.run(signals)).await
 }
 
 async fn open(store: &Path, control: &ControlFile) -> Result<ControlConfig, Failure> {
@@ -62,27 +70,36 @@ async fn open(store: &Path, control: &ControlFile) -> Result<ControlConfig, Fail
         .map_err(|e| Failure::usage(&e))
 }
 
-fn plane_node(plane: PlaneFile, edge: EdgeFile) -> Result<PlaneSpec, Failure> {
+fn plane_node(plane: &PlaneFile, file: &EdgeFile) -> Result<PlaneSpec, Failure> {
     let key = plane.plane_key.plane(true);
+    let tls = plane.tls.as_ref().map(edge_tls::read).transpose();
     Ok(PlaneSpec {
         place: Place {
-            region: plane.region,
-            zone: plane.zone,
+            region: plane.region.clone(),
+            zone: plane.zone.clone(),
         },
         key: key.map_err(|error| Failure::Usage(format!("plane.plane_key: {error}")))?,
-        link_listen: plane.listen,
+        link_listen: plane.links_listen.unwrap_or(plane.listen),
+        callers_listen: plane.links_listen.map(|_| plane.listen),
         advertise: advertise(&plane.advertise),
-        plain_listen: edge.plain_listen,
-        tls: plane.tls.as_ref().map(tls).transpose()?,
+        plain_listen: file.plain_listen,
+        tls: tls.map_err(Failure::Usage)?,
         drain_timeout: plane.drain_timeout,
         leave_after: plane.leave_after,
         bounds: Bounds {
-            connections: edge.max_connections,
+            connections: file.max_connections,
             ..Bounds::default()
         },
-        records: edge.records,
-        origins: edge.cors.origins,
+        records: file.records.clone(),
+        edge: edge(file),
     })
+}
+
+/// What of the file's `edge` may change while the plane serves.
+pub fn edge(file: &EdgeFile) -> EdgeSpec {
+    EdgeSpec {
+        origins: file.cors.origins.clone(),
+    }
 }
 
 /// `host`, `host:port`, an address, or `[address]:port`.
@@ -102,25 +119,6 @@ fn advertise(text: &str) -> Advertise {
         .trim_end_matches(']')
         .to_owned();
     Advertise { host, port }
-}
-
-/// The certificate for callers; no client certificate is asked for.
-fn tls(file: &TlsFile) -> Result<Arc<ServerConfig>, Failure> {
-    let cannot = |path: &Path, error: &dyn std::fmt::Display| {
-        Failure::Usage(format!("plane.tls: {}: {error}", path.display()))
-    };
-    let chain = CertificateDer::pem_file_iter(&file.cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| cannot(&file.cert, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&file.key).map_err(|e| cannot(&file.key, &e))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|e| Failure::internal(&e))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| cannot(&file.cert, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{logs::LogFile, server::MAX_CONNECTIONS};
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The whole file. The roles that run are those whose sections it has.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayFile {
     /// Where configuration is kept.
@@ -38,7 +38,7 @@ pub struct GatewayFile {
 }
 
 /// Where configuration is kept.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreFile {
     /// The file of the embedded store.
@@ -46,7 +46,7 @@ pub struct StoreFile {
 }
 
 /// The control role.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControlFile {
     /// Where the admin API, health and metrics are served.
@@ -62,7 +62,7 @@ pub struct ControlFile {
 }
 
 /// The plane role.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlaneFile {
     /// Its label.
@@ -71,6 +71,8 @@ pub struct PlaneFile {
     pub zone: Zone,
     /// Where links (UDP), joins and callers' TLS (TCP) are taken.
     pub listen: SocketAddr,
+    /// Where links and joins are taken instead; then `listen` is for callers alone.
+    pub links_listen: Option<SocketAddr>,
     /// The name or address by which agents and callers reach `listen`, with the port if it differs.
     pub advertise: String,
     /// What seals what the plane keeps; all its replicas have the same.
@@ -86,7 +88,7 @@ pub struct PlaneFile {
 }
 
 /// The certificate for callers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFile {
     /// The chain, PEM.
@@ -96,7 +98,7 @@ pub struct TlsFile {
 }
 
 /// What callers meet.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EdgeFile {
     /// Plain HTTP for callers behind a balancer that ends TLS; off by default.
@@ -110,7 +112,7 @@ pub struct EdgeFile {
 }
 
 /// Web pages that may call.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorsFile {
     /// Whole origins, such as `https://app.example`.
@@ -125,6 +127,43 @@ impl Default for EdgeFile {
             records: None,
             cors: CorsFile::default(),
         }
+    }
+}
+
+impl GatewayFile {
+    /// The keys in which another file differs and that are only read at a start.
+    pub fn differs(&self, other: &Self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        let mut check = |key, same: bool| {
+            if !same {
+                keys.push(key);
+            }
+        };
+        check("store", self.store == other.store);
+        check("control", self.control == other.control);
+        check(
+            "edge.plain_listen",
+            self.edge.plain_listen == other.edge.plain_listen,
+        );
+        check("edge.records", self.edge.records == other.edge.records);
+        check("log.format", self.log.format == other.log.format);
+        match (&self.plane, &other.plane) {
+            (Some(old), Some(new)) => {
+                check("plane.region", old.region == new.region);
+                check("plane.zone", old.zone == new.zone);
+                check("plane.listen", old.listen == new.listen);
+                check("plane.links_listen", old.links_listen == new.links_listen);
+                check("plane.advertise", old.advertise == new.advertise);
+                check("plane.plane_key", old.plane_key == new.plane_key);
+                check(
+                    "plane.drain_timeout",
+                    old.drain_timeout == new.drain_timeout,
+                );
+                check("plane.leave_after", old.leave_after == new.leave_after);
+            }
+            (old, new) => check("plane", old == new),
+        }
+        keys
     }
 }
 
@@ -278,6 +317,30 @@ log: { format: json, level: debug }
             let error = parse(&FULL.replace(from, to)).unwrap_err();
             assert!(error.contains(wanted), "{wanted}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_the_next_start_is_named() {
+        let file = parse(FULL).unwrap();
+        let differs = |from: &str, to: &str| file.differs(&parse(&FULL.replace(from, to)).unwrap());
+        assert!(differs("", "").is_empty());
+        assert!(differs("https://app.example", "https://other.example").is_empty());
+        assert!(differs("level: debug", "level: info").is_empty());
+        for (from, to, key) in [
+            ("zone: ORF", "zone: LHR", "plane.zone"),
+            (
+                "advertise: orf",
+                "links_listen: 0.0.0.0:8443\n  advertise: orf",
+                "plane.links_listen",
+            ),
+            ("60s", "61s", "plane.drain_timeout"),
+            ("127.0.0.1:8080", "127.0.0.1:8081", "edge.plain_listen"),
+            ("culvert.redb", "other.redb", "store"),
+            ("127.0.0.1:9990", "127.0.0.1:9991", "control"),
+            ("format: json", "format: text", "log.format"),
+        ] {
+            assert_eq!(differs(from, to), [key]);
         }
     }
 

@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod expect;
+mod ports;
+mod reload;
 mod slow;
+mod tls;
 mod world;
 
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! Callers that hold connections: without a request, without taking answers, or too many.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_gateway::server::Bounds;
@@ -8,23 +8,24 @@ use http::{Request, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::world::{PATIENCE, World};
+use crate::{
+    tls::{connect, is_served},
+    world::{PATIENCE, World},
+};
 
 const HEAD: Duration = Duration::from_millis(500);
 const STALL: Duration = Duration::from_secs(1);
 
-async fn world() -> World {
+async fn world(head_timeout: Duration) -> World {
     World::with(|plane| {
         plane.bounds = Bounds {
-            head_timeout: HEAD,
+            head_timeout,
             write_stall: STALL,
             ..plane.bounds
         };
@@ -43,7 +44,7 @@ async fn until_end(caller: &mut TcpStream, bound: Duration) -> Duration {
 
 #[tokio::test]
 async fn connections_without_a_request_end() {
-    let world = world().await;
+    let world = world(HEAD).await;
     let key = world.bearer();
     let get = format!("GET /v1/models HTTP/1.1\r\nhost: gw\r\n{key}\r\n\r\n");
     // Nothing at all, half a head, and a whole request with nothing behind it.
@@ -57,7 +58,8 @@ async fn connections_without_a_request_end() {
 
 #[tokio::test]
 async fn a_caller_that_takes_nothing_is_let_go_of() {
-    let world = world().await;
+    // That half a head stands behind what it has asked for is not what ends it.
+    let world = world(10 * PATIENCE).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut caller = socket.connect(world.address).await.unwrap();
@@ -65,13 +67,13 @@ async fn a_caller_that_takes_nothing_is_let_go_of() {
     let get = format!("GET /v1/models HTTP/1.1\r\nhost: gw\r\n{key}\r\n\r\n").repeat(64);
     // It asks on and on, and reads no answer: the gateway cannot write, and so reads no further.
     let asking = async { while caller.write_all(get.as_bytes()).await.is_ok() {} };
-    let ended = timeout(5 * (STALL + PATIENCE), asking).await;
+    let ended = timeout(5 * STALL + PATIENCE, asking).await;
     assert!(ended.is_ok(), "the gateway waits for ever");
 }
 
 #[tokio::test]
 async fn a_caller_that_grants_no_window_is_let_go_of() {
-    let world = world().await;
+    let world = world(HEAD).await;
     let stream = TcpStream::connect(world.address).await.unwrap();
     let mut client = http2::Builder::new(TokioExecutor::new());
     client.initial_stream_window_size(0);
@@ -97,52 +99,21 @@ async fn a_caller_that_grants_no_window_is_let_go_of() {
     drop(answer);
 }
 
-/// A finished handshake with the link port, as a caller.
-async fn over_tls(world: &World) -> TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    for root in world.roots.roots() {
-        roots.add(root.clone()).unwrap();
-    }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let stream = TcpStream::connect(world.links).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connector = TlsConnector::from(Arc::new(config));
-    timeout(PATIENCE, connector.connect(name, stream))
-        .await
-        .unwrap()
-        .unwrap()
-}
-
-/// Whether a request on this connection is answered; `false` where the gateway closes it.
-async fn is_served(caller: &mut TlsStream<TcpStream>) -> bool {
-    let get = b"GET /v1/models HTTP/1.1\r\nhost: gw\r\n\r\n";
-    let mut first = [0; 12];
-    let asked = async {
-        caller.write_all(get).await?;
-        caller.read_exact(&mut first).await
-    };
-    let asked = timeout(PATIENCE, asked).await.unwrap();
-    asked.is_ok() && &first == b"HTTP/1.1 401"
-}
-
 #[tokio::test]
 async fn one_address_has_its_share_of_connections_over_tls() {
     let world = World::with(|plane| plane.bounds.connections = 8).await;
     let mut own = Vec::new();
     for _ in 0..2 {
-        let mut caller = over_tls(&world).await;
+        let mut caller = connect(world.callers, world.roots.roots()).await.unwrap();
         assert!(is_served(&mut caller).await);
         own.push(caller);
     }
-    assert!(!is_served(&mut over_tls(&world).await).await);
+    assert!(!is_served(&mut connect(world.callers, world.roots.roots()).await.unwrap()).await);
     own.pop();
     // That it has gone is seen a moment later.
-    let again = async { while !is_served(&mut over_tls(&world).await).await {} };
+    let again = async {
+        while !is_served(&mut connect(world.callers, world.roots.roots()).await.unwrap()).await {}
+    };
     timeout(PATIENCE, again).await.unwrap();
     // Without TLS they may all come from a balancer.
     let mut plain = Vec::new();

@@ -9,6 +9,7 @@ use culvert_gateway::{
     node::{Node, NodeSpec},
     plane::{Advertise, PlaneSpec},
     server::Bounds,
+    settings::EdgeSpec,
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -26,8 +27,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct World {
     folder: TempDir,
     pub(crate) address: SocketAddr,
-    /// Callers' TLS too.
     pub(crate) links: SocketAddr,
+    /// Callers' TLS.
+    pub(crate) callers: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// What the plane's own certificate is issued under.
     pub(crate) roots: Arc<TrustBundle>,
@@ -77,7 +79,8 @@ impl World {
             .unwrap();
         node.control.refresh().await.unwrap();
         let plane = node.plane.as_ref().unwrap();
-        let (address, links, admin) = (plane.plain.unwrap(), plane.links, node.admin);
+        let (address, admin) = (plane.plain.unwrap(), node.admin);
+        let (links, callers) = (plane.links, plane.callers);
         let roots = Arc::clone(node.control.bundle());
         let (stop, stopped) = oneshot::channel::<()>();
         let mut tasks = JoinSet::new();
@@ -88,6 +91,7 @@ impl World {
             folder,
             address,
             links,
+            callers,
             admin,
             roots,
             key: dev.api_key.expose().to_owned(),
@@ -167,6 +171,7 @@ async fn spec(folder: &Path) -> NodeSpec {
             },
             key: PlaneKey::from_file(&folder.join("plane.key"), true).unwrap(),
             link_listen: any,
+            callers_listen: None,
             advertise: Advertise {
                 host: "127.0.0.1".into(),
                 port: None,
@@ -180,7 +185,9 @@ async fn spec(folder: &Path) -> NodeSpec {
                 ..Bounds::default()
             },
             records: Some(folder.join("records.jsonl")),
-            origins: vec!["https://app.example".into()],
+            edge: EdgeSpec {
+                origins: vec!["https://app.example".into()],
+            },
         }),
     }
 }

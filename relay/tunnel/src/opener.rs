@@ -36,6 +36,7 @@ impl Connection {
     pub async fn open_call(&self, open: Open) -> Result<OutgoingCall, OpenError> {
         let slot = CallSlot::open(self)?;
         let (method, length) = (open.method.clone(), BodyLength::new(open.declared_length()));
+        let may_switch = open.upgrade.is_some();
         let head = encoded(&CallFrame::Open(Box::new(open)))
             .map_err(|error| OpenError::Unsendable(error.to_string()))?;
         let (send, recv) = self
@@ -54,7 +55,7 @@ impl Connection {
         });
         Ok(OutgoingCall {
             request: RequestWriter::new(shared.clone()),
-            answer: AnswerReader::new(recv, shared, method),
+            answer: AnswerReader::new(recv, shared, method, may_switch),
         })
     }
 }

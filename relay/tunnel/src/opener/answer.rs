@@ -19,6 +19,8 @@ pub struct AnswerReader {
     frames: FrameReader,
     shared: Arc<Shared>,
     method: Method,
+    /// Whether the call asked for another protocol.
+    may_switch: bool,
     stage: Stage,
 }
 
@@ -39,12 +41,18 @@ enum Stage {
 }
 
 impl AnswerReader {
-    pub(super) fn new(recv: RecvHalf, shared: Arc<Shared>, method: Method) -> Self {
+    pub(super) fn new(
+        recv: RecvHalf,
+        shared: Arc<Shared>,
+        method: Method,
+        may_switch: bool,
+    ) -> Self {
         let frames = FrameReader::new(recv, CallDecoder::answer());
         Self {
             frames,
             shared,
             method,
+            may_switch,
             stage: Stage::Waiting,
         }
     }
@@ -133,6 +141,10 @@ impl AnswerReader {
                     return Poll::Ready(Err(self.unexpected(&item)));
                 }
             };
+            if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.may_switch {
+                let failure = Failure::Aborted(Code::BackendProtocol);
+                return Poll::Ready(Err(self.fail(failure, Code::BackendProtocol)));
+            }
             let intake = Intake::new(expected_length(&head, &self.method));
             self.stage = Stage::Headed {
                 head: Some(head),

@@ -50,7 +50,7 @@ async fn renew(control: &Control, request: &[u8]) -> Result<Bytes, JoinRefusal> 
         .await
         .map_err(|refusal| match refusal {
             RenewRefusal::Revoked(_) | RenewRefusal::Refused => JoinRefusal::Refused,
-            RenewRefusal::Unavailable => JoinRefusal::Unavailable,
+            RenewRefusal::TooSoon | RenewRefusal::Unavailable => JoinRefusal::Unavailable,
         })?;
     encode(&answer)
 }

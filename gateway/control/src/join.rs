@@ -267,6 +267,11 @@ pub(crate) fn write_leaf(agent: &mut Document, chain: &Chain, csr: &VerifiedCsr)
     agent.set_status("key_digest", HEXLOWER.encode(&csr.key_digest()));
 }
 
+/// Whether that is the certificate which is noted in an agent's status.
+pub(crate) fn has_leaf(agent: &Document, chain: &Chain) -> bool {
+    agent.status_text("serial") == Some(HEXLOWER.encode(&chain.serial).as_str())
+}
+
 pub(crate) fn agents_of(tenant: &TenantName) -> Result<Scope, ControlError> {
     let tenant = tenant.as_str().parse()?;
     Ok(Scope::Tenant(ResourceKind::Agent.store(), tenant))

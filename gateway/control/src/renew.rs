@@ -2,20 +2,34 @@
 //!
 //! The plane that carries the request is a courier: nothing that it says is looked at.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use culvert_certs::{
-    AgentIdentity, Chain, Identity, JoinAnswer, PlaneIdentity, ProofError, RenewRequest,
-    SignedRecord, VerifiedCsr,
+    AgentIdentity, Chain, Identity, JoinAnswer, LEAF_LIFETIME, PeerLeaf, PlaneIdentity, ProofError,
+    RenewRequest, SignedRecord, VerifiedCsr,
 };
 
 use crate::{
     audit::{Actor, Subject},
     control::Control,
     error::ControlError,
-    join::{is_held, subject_of, write_leaf},
-    resource::{PlaneSpec, ResourceKind, Timestamp},
+    join::{has_leaf, is_held, subject_of, write_leaf},
+    resource::{Document, PlaneSpec, ResourceKind, Timestamp},
 };
+
+/// From this part of its life left on, an agent may want a new certificate: half-life, and the
+/// jitter with which a fleet that joined together begins earlier.
+const DUE_AT: Duration = Duration::from_secs(LEAF_LIFETIME.as_secs() / 5 * 3);
+
+/// An agent whose certificate is not due gets one in each of these.
+const EARLY_EVERY: Duration = Duration::from_secs(3600);
+
+/// An agent whose certificate is due gets one in each of these: its answer may have been lost on
+/// the way, and it asks again after a minute.
+const DUE_EVERY: Duration = Duration::from_secs(30);
 
 /// What a member is told whose certificate is not renewed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +40,9 @@ pub enum RenewRefusal {
     /// The proof does not hold, or the member is locked or gone: later it may be let in again.
     #[error("the certificate is not renewed")]
     Refused,
+    /// The agent has a new certificate already, and asks for another too soon.
+    #[error("the certificate was renewed a short time ago")]
+    TooSoon,
     /// Control cannot answer now.
     #[error("renewing is not possible at the moment, try again")]
     Unavailable,
@@ -42,6 +59,8 @@ enum Reason {
     Locked,
     #[error("the member was deleted")]
     Gone,
+    #[error("the certificate was renewed a short time ago")]
+    TooSoon,
     #[error(transparent)]
     Control(#[from] ControlError),
 }
@@ -68,17 +87,23 @@ impl Control {
                 return Err(reason.told());
             }
         };
-        let (id, csr) = (verified.leaf.identity, verified.csr);
+        let (leaf, csr) = (verified.leaf, verified.csr);
+        let id = leaf.identity.clone();
         let subject = subject_of(&id);
         let actor = Actor::new("member", &subject.name).from(source);
         let renewed = match &id {
-            Identity::Agent(agent) => self.renew_agent(agent, &id, &csr).await,
+            Identity::Agent(agent) => self.renew_agent(agent, &leaf, &csr).await,
             Identity::Plane(plane) => self.renew_plane(plane, &id, &csr).await,
         };
         match renewed {
             Ok(chain) => {
                 self.done(&actor, "renew", subject).await;
                 Ok(self.answer(id, chain))
+            }
+            // Whoever asks all the time fills no log with it.
+            Err(Reason::TooSoon) => {
+                tracing::debug!(subject = subject.name, "a renewal came too soon");
+                Err(RenewRefusal::TooSoon)
             }
             Err(reason) => {
                 self.refused(&actor, "renew", subject, &reason.to_string())
@@ -91,7 +116,7 @@ impl Control {
     async fn renew_agent(
         &self,
         agent: &AgentIdentity,
-        id: &Identity,
+        leaf: &PeerLeaf,
         csr: &VerifiedCsr,
     ) -> Result<Chain, Reason> {
         let (tenant, connector) = (&agent.tenant, &agent.connector);
@@ -107,14 +132,24 @@ impl Control {
         if is_held(&document)? {
             return Err(Reason::Locked);
         }
-        let chain = self.issue(csr, id, &[])?;
-        let renewed = Timestamp::from(self.now());
-        self.change(ResourceKind::Agent, Some(tenant), &name, |document| {
-            write_leaf(document, &chain, csr);
-            document.set_status("renewed", renewed);
-            Ok(())
-        })
-        .await?;
+        let now = self.now();
+        if is_too_soon(&document, leaf, now) {
+            return Err(Reason::TooSoon);
+        }
+        let chain = self.issue(csr, &leaf.identity, &[])?;
+        // Another request of the same agent may have been faster: one of them gets a certificate.
+        let changed = self
+            .change(ResourceKind::Agent, Some(tenant), &name, |document| {
+                if !is_too_soon(document, leaf, now) {
+                    write_leaf(document, &chain, csr);
+                    document.set_status(RENEWED, Timestamp::from(now));
+                }
+                Ok(())
+            })
+            .await?;
+        if !has_leaf(&changed.0, &chain) {
+            return Err(Reason::TooSoon);
+        }
         Ok(chain)
     }
 
@@ -148,11 +183,28 @@ impl Control {
     }
 }
 
+/// When the certificate of an agent was last renewed, in its status.
+const RENEWED: &str = "renewed";
+
+/// Whether the agent was given a certificate so lately that the owner of `leaf` needs none.
+fn is_too_soon(agent: &Document, leaf: &PeerLeaf, now: SystemTime) -> bool {
+    let renewed = agent.status_text(RENEWED);
+    let Some(renewed) = renewed.and_then(|text| text.parse::<Timestamp>().ok()) else {
+        return false;
+    };
+    let is_due = leaf.not_after <= now + DUE_AT;
+    let every = if is_due { DUE_EVERY } else { EARLY_EVERY };
+    // A clock that was set back makes nobody wait for it.
+    now.duration_since(renewed.system())
+        .is_ok_and(|since| since < every)
+}
+
 impl Reason {
     fn told(self) -> RenewRefusal {
         match self {
             Self::Revoked(record) => RenewRefusal::Revoked(record),
             Self::Proof(_) | Self::Locked | Self::Gone => RenewRefusal::Refused,
+            Self::TooSoon => RenewRefusal::TooSoon,
             Self::Control(_) => RenewRefusal::Unavailable,
         }
     }

@@ -383,3 +383,46 @@ async fn a_member_of_another_world_does_not_renew() {
     let refused = control.renew(&request, None).await.unwrap_err();
     assert!(matches!(refused, RenewRefusal::Refused), "{refused:?}");
 }
+
+/// Whoever has a new certificate needs no other, and fills no log with the wish.
+#[tokio::test]
+async fn an_agent_that_renews_again_and_again_gets_one_certificate_an_hour() {
+    let world = World::new();
+    let control = world.with_connector().await;
+    let member = join(&world, &control).await;
+    let renew = async || {
+        let request = RenewRequest::new(&member, &KeyPair::generate().unwrap()).unwrap();
+        control.renew(&request, None).await
+    };
+    renew().await.unwrap();
+    let before = audit(&control).await.len();
+    for _ in 0..10 {
+        let refused = renew().await.unwrap_err();
+        assert!(matches!(refused, RenewRefusal::TooSoon), "{refused:?}");
+    }
+    assert_eq!(audit(&control).await.len(), before);
+    world.pass(Duration::from_secs(3600));
+    renew().await.unwrap();
+    // Past half-life an answer that was lost is asked for again a minute later.
+    world.pass(LEAF_LIFETIME / 2);
+    renew().await.unwrap();
+    assert!(matches!(renew().await, Err(RenewRefusal::TooSoon)));
+    world.pass(Duration::from_secs(60));
+    renew().await.unwrap();
+}
+
+#[tokio::test]
+async fn of_many_renewals_at_a_time_one_gets_a_certificate() {
+    let world = World::new();
+    let control = world.with_connector().await;
+    let member = join(&world, &control).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let control = control.clone();
+        let request = RenewRequest::new(&member, &KeyPair::generate().unwrap()).unwrap();
+        tasks.spawn(async move { control.renew(&request, None).await });
+    }
+    let outcomes = tasks.join_all().await;
+    let issued = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(issued, 1, "{outcomes:?}");
+}

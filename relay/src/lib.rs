@@ -129,6 +129,7 @@ mod policy;
 mod ports;
 mod rate;
 mod relay;
+mod renewal;
 mod replay;
 mod retry;
 mod select;

@@ -98,6 +98,10 @@ pub const JOIN_CONNECTION_WAIT: Duration = Duration::from_secs(30);
 pub const JOIN_HEAD_BYTES: usize = 16 * 1024;
 /// Requests to control that may wait for it.
 pub const MAX_CONTROL_REQUESTS: usize = 256;
+/// Renewals that may be on their way to control.
+pub const MAX_RENEWALS: usize = 64;
+/// The same of one tenant: half of what the gateway has control work on at once.
+pub const MAX_RENEWALS_PER_TENANT: usize = 8;
 /// How long control may take to answer a renewal.
 pub const RENEW_ANSWER_WAIT: Duration = Duration::from_secs(15);
 
@@ -125,6 +129,8 @@ pub const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 pub const DRAIN_SMEAR: Duration = Duration::from_secs(2);
 
 const _: () = assert!(MAX_GREETING_PER_TENANT < MAX_GREETING);
+const _: () =
+    assert!(MAX_RENEWALS_PER_TENANT < MAX_RENEWALS && MAX_RENEWALS <= MAX_CONTROL_REQUESTS);
 const _: () = assert!(MAX_TURNED_AWAY_PER_TENANT < MAX_TURNED_AWAY);
 const _: () = assert!(MAX_TCP_PENDING_PER_SOURCE < MAX_TCP_PENDING);
 const _: () = assert!(MAX_JOINS_PER_SOURCE < MAX_JOINS && MAX_JOINS <= MAX_CONTROL_REQUESTS);

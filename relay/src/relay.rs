@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::parking::Parking;
 use crate::policy::Admission;
 use crate::ports::{BindError, Ports};
+use crate::renewal::Renewals;
 use crate::replay::BodyError;
 use crate::status::RelayStatus;
 use crate::view::TenantView;
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) replay: ReplayMemory,
     pub(crate) parking: Arc<Parking>,
     pub(crate) entry: Entry,
+    pub(crate) renewals: Renewals,
     /// Handshakes and sessions of links.
     pub(crate) sessions: TaskTracker,
     /// Bodies that are still on their way up while their answers stream.
@@ -116,6 +118,7 @@ impl Relay {
             replay: ReplayMemory::new(REPLAY_TOTAL_BYTES),
             parking: Arc::new(Parking::new(config.parked)),
             entry: Entry::new(config.doors),
+            renewals: Renewals::new(),
             sessions: TaskTracker::new(),
             uploads: TaskTracker::new(),
             config,

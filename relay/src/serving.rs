@@ -14,8 +14,7 @@ use tokio::time::sleep;
 
 use crate::directory::Registration;
 use crate::handle::{Errand, Link};
-use crate::join::{ControlRequest, JoinRefusal, ask_control};
-use crate::limits::{LIFETIME_CHECK, LIFETIME_CHECK_MIN, RENEW_ANSWER_WAIT, REVOKED_NOTICE};
+use crate::limits::{LIFETIME_CHECK, LIFETIME_CHECK_MIN, REVOKED_NOTICE};
 use crate::metrics::{LinkCount, LinkLabels};
 use crate::policy::{Rejected, keep, service_bound, statement};
 use crate::relay::{Core, Phase};
@@ -161,20 +160,18 @@ impl Serving {
 
     /// Carries a request for a certificate to control, and control's answer back.
     fn renew(&mut self, request: Bytes) {
-        let control = self.core.control.clone();
         let leaf = self.connection.peer().clone();
+        let turn = leaf
+            .identity
+            .agent()
+            .and_then(|agent| self.core.renewals.begin(agent));
+        let Some(turn) = turn else {
+            let busy = Renewed::Refused(Code::Busy);
+            return order(&self.orders, AcceptorCommand::Renewed(busy));
+        };
+        let control = self.core.control.clone();
         self.work.spawn(async move {
-            let (reply, answer) = oneshot::channel();
-            let asked = ControlRequest::Renew {
-                leaf,
-                request,
-                reply,
-            };
-            let renewed = match ask_control(&control, asked, answer, RENEW_ANSWER_WAIT).await {
-                Ok(issued) => Renewed::Issued(issued),
-                Err(JoinRefusal::Refused) => Renewed::Refused(Code::NotAllowed),
-                Err(JoinRefusal::Unavailable) => Renewed::Refused(Code::Busy),
-            };
+            let renewed = turn.carry(&control, leaf, request).await;
             Some(AcceptorCommand::Renewed(renewed))
         });
     }

@@ -9,6 +9,7 @@ mod drain;
 mod ends;
 mod join;
 mod observe;
+mod renewals;
 mod retries;
 mod sessions;
 mod world;

@@ -12,4 +12,5 @@ mod ends;
 mod links;
 mod load;
 mod raw;
+mod switching;
 mod world;

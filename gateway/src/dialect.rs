@@ -100,10 +100,13 @@ const fn openai_type(code: CallerCode) -> &'static str {
     match code {
         CallerCode::InvalidKey => "authentication_error",
         CallerCode::NotAllowed => "permission_error",
-        CallerCode::ModelNotFound | CallerCode::RouteNotFound => "not_found_error",
-        CallerCode::BadRequest | CallerCode::BodyTooLarge | CallerCode::HeadersTooLarge => {
-            "invalid_request_error"
+        CallerCode::ModelNotFound | CallerCode::RouteNotFound | CallerCode::SessionNotFound => {
+            "not_found_error"
         }
+        CallerCode::BadRequest
+        | CallerCode::HeaderMismatch
+        | CallerCode::BodyTooLarge
+        | CallerCode::HeadersTooLarge => "invalid_request_error",
         CallerCode::RateLimited | CallerCode::QueueFull => "rate_limit_error",
         CallerCode::AgentUnavailable | CallerCode::PlaneNotAllowed | CallerCode::Overloaded => {
             "service_unavailable_error"
@@ -120,8 +123,12 @@ const fn anthropic_type(code: CallerCode) -> &'static str {
     match code {
         CallerCode::InvalidKey => "authentication_error",
         CallerCode::NotAllowed => "permission_error",
-        CallerCode::ModelNotFound | CallerCode::RouteNotFound => "not_found_error",
-        CallerCode::BadRequest | CallerCode::HeadersTooLarge => "invalid_request_error",
+        CallerCode::ModelNotFound | CallerCode::RouteNotFound | CallerCode::SessionNotFound => {
+            "not_found_error"
+        }
+        CallerCode::BadRequest | CallerCode::HeaderMismatch | CallerCode::HeadersTooLarge => {
+            "invalid_request_error"
+        }
         CallerCode::BodyTooLarge => "request_too_large",
         CallerCode::RateLimited | CallerCode::QueueFull => "rate_limit_error",
         CallerCode::AgentUnavailable | CallerCode::PlaneNotAllowed | CallerCode::Overloaded => {
@@ -136,10 +143,13 @@ const fn anthropic_type(code: CallerCode) -> &'static str {
 }
 
 /// Within the range that JSON-RPC leaves to servers and MCP does not reserve (-32019 to -32000), and
-/// clear of -32000 to -32002, which MCP libraries use for their own purposes.
+/// clear of -32000 to -32002, which MCP libraries use for their own purposes; but for what MCP has a
+/// code for, and for sessions, where theirs is the very thing meant.
 const fn jsonrpc_code(code: CallerCode) -> i32 {
     match code {
         CallerCode::BadRequest | CallerCode::BodyTooLarge | CallerCode::HeadersTooLarge => -32600,
+        CallerCode::HeaderMismatch => -32020,
+        CallerCode::SessionNotFound => -32001,
         CallerCode::InvalidKey => -32011,
         CallerCode::NotAllowed => -32012,
         CallerCode::ModelNotFound | CallerCode::RouteNotFound => -32013,
@@ -241,7 +251,7 @@ mod tests {
         for code in CallerCode::ALL {
             let number = jsonrpc_code(code);
             assert!(
-                number == -32600 || (-32019..=-32010).contains(&number),
+                matches!(number, -32600 | -32020 | -32001) || (-32019..=-32010).contains(&number),
                 "{code:?}"
             );
         }

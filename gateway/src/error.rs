@@ -21,8 +21,12 @@ pub enum CallerCode {
     ModelNotFound,
     /// No such path, connector or service, or none that this key may call.
     RouteNotFound,
+    /// The MCP session has ended, or was never begun here.
+    SessionNotFound,
     /// The request cannot be understood.
     BadRequest,
+    /// The headers of an MCP request say something else than its body.
+    HeaderMismatch,
     /// The body is larger than the gateway holds.
     BodyTooLarge,
     /// The head has too many headers or bytes.
@@ -51,12 +55,14 @@ pub enum CallerCode {
 
 impl CallerCode {
     /// Every code, in the order of the reference documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::InvalidKey,
         Self::NotAllowed,
         Self::ModelNotFound,
         Self::RouteNotFound,
+        Self::SessionNotFound,
         Self::BadRequest,
+        Self::HeaderMismatch,
         Self::BodyTooLarge,
         Self::HeadersTooLarge,
         Self::RateLimited,
@@ -78,7 +84,9 @@ impl CallerCode {
             Self::NotAllowed => "not_allowed",
             Self::ModelNotFound => "model_not_found",
             Self::RouteNotFound => "route_not_found",
+            Self::SessionNotFound => "session_not_found",
             Self::BadRequest => "bad_request",
+            Self::HeaderMismatch => "header_mismatch",
             Self::BodyTooLarge => "body_too_large",
             Self::HeadersTooLarge => "headers_too_large",
             Self::RateLimited => "rate_limited",
@@ -99,8 +107,10 @@ impl CallerCode {
         match self {
             Self::InvalidKey => StatusCode::UNAUTHORIZED,
             Self::NotAllowed => StatusCode::FORBIDDEN,
-            Self::ModelNotFound | Self::RouteNotFound => StatusCode::NOT_FOUND,
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::ModelNotFound | Self::RouteNotFound | Self::SessionNotFound => {
+                StatusCode::NOT_FOUND
+            }
+            Self::BadRequest | Self::HeaderMismatch => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited | Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
@@ -124,6 +134,10 @@ impl CallerCode {
             Self::NotAllowed => "Ask the operator, or the owner of the agent, to allow it.",
             Self::ModelNotFound => "Choose one of the models listed by GET /v1/models.",
             Self::RouteNotFound => "Check the path, the connector and the service.",
+            Self::SessionNotFound => "Begin a new session with `initialize`.",
+            Self::HeaderMismatch => {
+                "Send `MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` as the body has them."
+            }
             Self::BadRequest => "Correct the request; sending it again unchanged will not help.",
             Self::BodyTooLarge => "Send a smaller body.",
             Self::HeadersTooLarge => "Send fewer or smaller headers.",
@@ -159,7 +173,9 @@ impl CallerCode {
             | Self::NotAllowed
             | Self::ModelNotFound
             | Self::RouteNotFound
+            | Self::SessionNotFound
             | Self::BadRequest
+            | Self::HeaderMismatch
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
             | Self::BackendUnreachable
@@ -253,8 +269,11 @@ mod tests {
         let table = [
             (401, &["invalid_key"][..]),
             (403, &["not_allowed"]),
-            (404, &["model_not_found", "route_not_found"]),
-            (400, &["bad_request"]),
+            (
+                404,
+                &["model_not_found", "route_not_found", "session_not_found"],
+            ),
+            (400, &["bad_request", "header_mismatch"]),
             (413, &["body_too_large"]),
             (431, &["headers_too_large"]),
             (429, &["rate_limited", "queue_full"]),

@@ -45,7 +45,7 @@ pub enum Standing {
 pub struct InFlight(#[expect(dead_code, reason = "held for its drop")] Counted);
 
 impl Endpoint {
-    pub(super) fn new(url: String, alarm: Arc<Notify>) -> Self {
+    pub(crate) fn new(url: String, alarm: Arc<Notify>) -> Self {
         Self {
             url,
             standing: AtomicU8::new(UNKNOWN),
@@ -107,7 +107,17 @@ impl Endpoint {
 
     /// A call could not be brought to it: no other call waits for the next probe.
     pub(super) fn unreachable(&self, error: &ConnectError) {
-        self.become_(DOWN, Some(crate::error::chain(error)));
+        self.fell(crate::error::chain(error));
+    }
+
+    /// It is known to be down.
+    pub(crate) fn fell(&self, reason: String) {
+        self.become_(DOWN, Some(reason));
+        self.trouble();
+    }
+
+    /// It is to be looked at soon.
+    pub(crate) fn trouble(&self) {
         self.alarm.notify_one();
     }
 

@@ -1,0 +1,126 @@
+//! MCP servers on stdio, run by the agent.
+//!
+//! ```text
+//!  bridge      HTTP of both eras                    mirror, version, answer, error
+//!   |
+//!  session     what lives between requests          stream: events, kept to be resumed
+//!   |
+//!  supply      which processes run                  hello: which era they speak
+//!   |
+//!  instance    one process that serves              router: who hears what
+//!   |
+//!  process     its group, environment, directory    framing, complaints, noise
+//! ```
+//!
+//! A server sees one client on its standard streams, and the agent is it. What is one-to-one on
+//! HTTP (a request and its answer's stream) is found again by ids; what a server says without
+//! naming a request reaches only a session that has the process to itself.
+//!
+//! Everything has a bound: the length of a line, requests at once, bytes that wait for a caller,
+//! what a server may write to nobody, the time to start, to read and to end.
+
+mod account;
+mod answer;
+mod bridge;
+mod complaints;
+mod error;
+mod framing;
+mod hello;
+mod instance;
+mod mirror;
+mod noise;
+mod process;
+mod router;
+mod rpc;
+mod session;
+mod spec;
+mod stream;
+mod supply;
+mod version;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use account::Account;
+pub use spec::{DEFAULT_IDLE, DEFAULT_INSTANCES, Sharing, StdioLimits, StdioSpec};
+
+use crate::backend::Endpoint;
+use session::Sessions;
+use spec::Pace;
+use supply::Supply;
+
+/// A server on stdio.
+#[derive(Debug)]
+pub struct Stdio {
+    spec: StdioSpec,
+    supply: Supply,
+    sessions: Sessions,
+    endpoint: Arc<Endpoint>,
+}
+
+/// Why nothing of a call has reached a server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotBegun {
+    /// It does not run, and why.
+    #[error("{0}")]
+    Unreachable(String),
+    /// As many run as may.
+    #[error("as many processes run as `limits.instances` permits")]
+    Full,
+}
+
+impl Stdio {
+    /// A server that is started when it is needed, or probed. `tasks` runs its processes, until
+    /// `stop`.
+    pub fn new(
+        service: &str,
+        spec: StdioSpec,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        endpoint: Arc<Endpoint>,
+    ) -> Self {
+        if process::shares_account(&spec) {
+            tracing::warn!(
+                service,
+                "this server runs as the same user as the agent, whose key it could read: name another `user`"
+            );
+        }
+        Self::paced(service, spec, Pace::default(), (tasks, stop), endpoint)
+    }
+
+    fn paced(
+        service: &str,
+        spec: StdioSpec,
+        pace: Pace,
+        running: (TaskTracker, CancellationToken),
+        endpoint: Arc<Endpoint>,
+    ) -> Self {
+        Self {
+            supply: Supply::new(service, spec.clone(), pace, running, Arc::clone(&endpoint)),
+            spec,
+            sessions: Sessions::default(),
+            endpoint,
+        }
+    }
+
+    /// What is known of it.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Whether it can be started: it is, unless that is known. Ends what nobody has used for
+    /// long.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn probe(&self) -> Result<(), String> {
+        self.sessions.sweep(self.spec.limits.idle);
+        self.supply.sweep().await;
+        self.supply.probe().await.map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ pub(crate) fn matcher(data: &[u8]) {
     let rules = Rules::Http(vec![Allow {
         methods: vec![Method::GET],
         paths: vec![rule.clone()],
+        upgrade: Vec::new(),
     }]);
     let path = target.split('?').next().unwrap_or_default();
     let matches = decode_path(path).is_ok_and(|path| rule.matches(&path));
@@ -51,6 +52,7 @@ fn inside(target: &str) {
     let rules = Rules::Http(vec![Allow {
         methods: vec![Method::GET],
         paths: vec![PathRule::parse("/v1/invoices/*").expect("a pattern")],
+        upgrade: Vec::new(),
     }]);
     let base = Base::new(&Url::parse("http://h/api").expect("a url")).expect("a base");
     if let Ok(admitted) = rules.admit(&Method::GET, target) {

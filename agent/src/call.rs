@@ -1,34 +1,38 @@
 //! The life of one call, in phases:
 //!
 //! ```text
-//! remember > admit > Accepted > queue > connect > send > Head > Data > End
-//!     |        |                  |        |        |              |
-//!     +--------+---- Refused -----+--------+        +--- Abort ----+
+//! remember > admit > Accepted > queue > judge > connect > send > Head > Data > End
+//!     |        |                  |       |        |        |              |
+//!     +--------+---- Refused -----+-------+--------+        +--- Abort ----+
 //! ```
 //!
 //! Up to *send* nothing has been offered to a backend and a refusal is safe to send elsewhere;
 //! from there on only codes that say "may have begun" are used. Whatever a call waits for, the
 //! caller's leaving and its deadline are heard; both reach the backend as an abort.
 
+mod switch;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_tunnel::{AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestReader};
 use culvert_wire::{CallMemory, Code, Head, Open, Opened};
 use http::header::{HeaderValue, TE};
-use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 use crate::backend::{BackendFailure, Called, SendError};
 use crate::error::chain;
 use crate::headers;
+use crate::judge::{self, NotMade, Outgoing};
 use crate::metrics::Metrics;
-use crate::passing::{Passing, boxed};
+use crate::passing::Passing;
 use crate::policy::Admitted;
-use crate::queue::Entry;
+use crate::queue::{Entry, Turn};
 use crate::record::{Ended, Record};
+use crate::reply::ReplyBody;
 use crate::service::{Service, Services};
 
 /// What the calls of all links share.
@@ -103,19 +107,19 @@ impl Calls {
             Ok(plan) => plan,
             Err(code) => return refuse(answer, code).await,
         };
-        let begun = std::sync::atomic::AtomicBool::new(false);
+        let begun = AtomicBool::new(false);
         let cancelled = answer.cancelled();
         let last = tokio::select! {
             biased;
             gone = cancelled => Last::Gone(gone),
             () = deadline(open.deadline_ms) => {
-                if begun.load(std::sync::atomic::Ordering::Relaxed) {
+                if begun.load(Ordering::Relaxed) {
                     Last::Abort(Code::DeadlineAfter)
                 } else {
                     Last::Refuse(Code::DeadlineBefore)
                 }
             }
-            last = carry(&plan, open, body, &mut answer, record, &begun) => last,
+            last = whole(&plan, open, body, &mut answer, record, &begun) => last,
         };
         finish(answer, last).await
     }
@@ -130,14 +134,15 @@ impl Calls {
             .get(&open.service)
             .ok_or(Code::UnknownService)?;
         record.kind(service.def.kind.as_str());
-        let admitted = service
-            .def
-            .rules
-            .admit(&open.method, open.target.as_str())
-            .map_err(|denied| {
-                tracing::debug!(service = %open.service, %denied, "a call is not allowed");
-                Code::Policy
-            })?;
+        let (rules, method, target) = (&service.def.rules, &open.method, open.target.as_str());
+        let admitted = match &open.upgrade {
+            Some(protocol) => rules.admit_upgrade(method, target, protocol),
+            None => rules.admit(method, target),
+        };
+        let admitted = admitted.map_err(|denied| {
+            tracing::debug!(service = %open.service, %denied, "a call is not allowed");
+            Code::Policy
+        })?;
         // Where the log cannot be written and has to be, another agent may do better.
         record.promised(self.audit.admit().map_err(|_| Code::QueueFull)?);
         if open.deadline_ms == Some(0) {
@@ -147,50 +152,96 @@ impl Calls {
     }
 }
 
-/// Queue, connect, send, and pass the answer on.
+/// All of a call that waits.
+async fn whole(
+    plan: &Plan,
+    open: &Open,
+    body: RequestReader,
+    answer: &mut AnswerWriter,
+    record: &mut Record,
+    begun: &AtomicBool,
+) -> Last {
+    match &open.upgrade {
+        // Boxed, because it is rare and would make every call's future larger.
+        Some(protocol) => {
+            let asked = (open, protocol.as_str());
+            Box::pin(switch::carry(plan, asked, body, answer, record, begun)).await
+        }
+        None => carry(plan, open, body, answer, record, begun).await,
+    }
+}
+
+/// Queue, judge, connect, send, and pass the answer on.
 async fn carry(
     plan: &Plan,
     open: &Open,
     body: RequestReader,
     answer: &mut AnswerWriter,
     record: &mut Record,
-    begun: &std::sync::atomic::AtomicBool,
+    begun: &AtomicBool,
 ) -> Last {
-    let entry = plan.service.gate.enter();
-    if let Entry::Full = entry {
-        return Last::Refuse(Code::QueueFull);
-    }
-    if let Err(gone) = answer.accept().await {
-        return Last::Gone(gone);
-    }
-    let turn = match entry {
-        Entry::Now(turn) => turn,
-        Entry::Wait(ticket) => {
-            let turn = ticket.turn().await;
-            record.queued();
-            match turn {
-                Ok(turn) => turn,
-                Err(_) => return Last::Refuse(Code::QueueTimeout),
-            }
-        }
-        Entry::Full => return Last::Refuse(Code::QueueFull),
+    let turn = match turn(plan, answer, record).await {
+        Ok(turn) => turn,
+        Err(last) => return last,
     };
-    let called = match send(plan, open, body, record, begun).await {
+    let outgoing = match judge::outgoing(&plan.service, open, body, record).await {
+        Ok(outgoing) => outgoing,
+        Err(error) => return not_made(open, &error),
+    };
+    let policy = outgoing.judge.clone();
+    let called = match send(plan, open, outgoing, record, begun).await {
         Ok(called) => called,
         Err(last) => return last,
     };
-    let last = pass(called, open, answer, record).await;
-    drop(turn);
+    let Called { answer: got, load } = called;
+    let reply = match policy {
+        Some(policy) => judge::answer(&policy, got.response).await,
+        None => Ok(got.response.map(ReplyBody::Backend)),
+    };
+    let last = match reply {
+        Ok(reply) => pass(reply, open, answer, record).await,
+        Err(failure) => Last::Abort(code_of(failure)),
+    };
+    drop((turn, load));
     last
+}
+
+/// The call's turn at its service; the relay is told that it is waited for.
+async fn turn(plan: &Plan, answer: &mut AnswerWriter, record: &mut Record) -> Result<Turn, Last> {
+    let entry = plan.service.gate.enter();
+    if let Entry::Now(_) | Entry::Wait(_) = entry {
+        answer.accept().await.map_err(Last::Gone)?;
+    }
+    match entry {
+        Entry::Full => Err(Last::Refuse(Code::QueueFull)),
+        Entry::Now(turn) => Ok(turn),
+        Entry::Wait(ticket) => {
+            let turn = ticket.turn().await;
+            record.queued();
+            turn.map_err(|_| Last::Refuse(Code::QueueTimeout))
+        }
+    }
+}
+
+/// A request that was judged, and of which nothing is sent.
+fn not_made(open: &Open, error: &NotMade) -> Last {
+    tracing::debug!(service = %open.service, reason = chain(error), "a request is not made");
+    match error {
+        NotMade::Cut(_) => Last::Abort(code_of(BackendFailure::Request)),
+        NotMade::Held => Last::Refuse(Code::QueueFull),
+        NotMade::TooLarge | NotMade::Coded | NotMade::Unreadable(_) | NotMade::Tool(_) => {
+            Last::Refuse(Code::Policy)
+        }
+    }
 }
 
 /// Offers the call to a backend.
 async fn send(
     plan: &Plan,
     open: &Open,
-    body: RequestReader,
+    outgoing: Outgoing,
     record: &mut Record,
-    begun: &std::sync::atomic::AtomicBool,
+    begun: &AtomicBool,
 ) -> Result<Called, Last> {
     let unreachable = |error: &dyn std::error::Error| {
         let reason = chain(error);
@@ -203,25 +254,19 @@ async fn send(
         Err(error) => return Err(unreachable(&error)),
     };
     record.connected(connected.connect_time());
-    let (bytes_in, _) = record.counters();
-    let declared = open.declared_length();
-    let body = Passing::request(body, declared, bytes_in, plan.service.def.headers.clone());
     let mut head = connected
         .backend
-        .head(open.method.clone(), &plan.admitted, open.headers.clone())
+        .head(open.method.clone(), &plan.admitted, outgoing.headers)
         .map_err(|_| Last::Refuse(Code::Policy))?;
     if open.wants_trailers {
         head.headers
             .insert(TE, HeaderValue::from_static("trailers"));
     }
-    begun.store(true, std::sync::atomic::Ordering::Relaxed);
-    match connected
-        .send(head, body.map_err(boxed).boxed_unsync())
-        .await
-    {
+    begun.store(true, Ordering::Relaxed);
+    match connected.send(head, outgoing.body).await {
         Ok(called) => Ok(called),
         Err(SendError::NotOffered(error)) => {
-            begun.store(false, std::sync::atomic::Ordering::Relaxed);
+            begun.store(false, Ordering::Relaxed);
             Err(unreachable(&error))
         }
         Err(SendError::Begun(failure)) => Err(Last::Abort(code_of(failure))),
@@ -229,8 +274,13 @@ async fn send(
 }
 
 /// Passes the answer on, piece by piece as it comes.
-async fn pass(called: Called, open: &Open, answer: &mut AnswerWriter, record: &mut Record) -> Last {
-    let (mut parts, body) = called.answer.response.into_parts();
+async fn pass(
+    reply: Response<ReplyBody>,
+    open: &Open,
+    answer: &mut AnswerWriter,
+    record: &mut Record,
+) -> Last {
+    let (mut parts, body) = reply.into_parts();
     record.head(parts.status.as_u16());
     parts.headers = headers::answer(parts.headers);
     // Nobody asked for another protocol: the header was never sent.

@@ -5,11 +5,11 @@
 //!   |
 //!  serve    the streams of one connection
 //!   |
-//!  call     one call, in phases                  admit > queue > connect > send > pass
-//!   |            |         |         |               |
-//!   |         policy    queue     backend         headers
-//!   |                                |
-//!  record   one audit line each    reach: where a connection may go
+//!  call     one call, in phases                  admit > queue > judge > connect > send > pass
+//!   |            |         |       |         |               |
+//!   |         policy    queue   policy    backend         headers
+//!   |                                       |
+//!  record   one audit line each           reach: where a connection may go
 //! ```
 //!
 //! What is decided is decided by pure functions: [`policy`] (what can be called), [`reach`]
@@ -34,6 +34,7 @@ mod gateway;
 pub mod headers;
 pub mod identity;
 pub mod join;
+mod judge;
 pub mod link;
 pub mod links;
 pub mod listen;
@@ -47,12 +48,12 @@ pub mod queue;
 pub mod reach;
 mod record;
 pub mod renewal;
+pub mod reply;
 mod secret;
 mod serve;
 pub mod service;
 mod session;
 pub mod status;
-pub mod stdio;
 pub mod supervisor;
 pub mod verbs;
 pub mod watch;

@@ -96,6 +96,13 @@ impl Record {
         self.line.kind = kind;
     }
 
+    /// What a tool policy has read.
+    pub(crate) fn asked<'t>(&mut self, method: &str, tools: impl Iterator<Item = &'t str>) {
+        self.line.rpc_method = Some(bounded(method));
+        let tools: Vec<&str> = tools.collect();
+        self.line.tool = (!tools.is_empty()).then(|| bounded(&tools.join(",")));
+    }
+
     pub(crate) fn queued(&mut self) {
         self.line.queue_ms = self.since_began();
     }

@@ -57,6 +57,15 @@ impl AnswerBody {
         body
     }
 
+    /// Of a connection that speaks HTTP no more.
+    pub(super) fn switched(incoming: Incoming) -> Self {
+        Self {
+            incoming,
+            connection: None,
+            _place: None,
+        }
+    }
+
     /// Of a connection that is shared.
     pub(super) fn shared(incoming: Incoming, place: Counted) -> Self {
         Self {
@@ -86,7 +95,13 @@ impl Body for AnswerBody {
                 self.give_back();
                 Poll::Ready(None)
             }
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) => {
+                // Who reads to a declared end asks for no more.
+                if self.incoming.is_end_stream() {
+                    self.give_back();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             Some(Err(error)) => {
                 self.connection = None;
                 Poll::Ready(Some(Err(BackendFailure::from(&error))))

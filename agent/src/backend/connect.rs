@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -117,17 +118,32 @@ impl Connector {
 
     /// A connection, TLS included, within the configured time.
     pub(super) async fn connect(&self) -> Result<BackendStream, ConnectError> {
-        tokio::time::timeout(self.timeout, self.open())
+        self.within(self.open(|tls| &tls.config)).await
+    }
+
+    /// As [`Self::connect`], and it speaks HTTP/1.1.
+    pub(super) async fn connect_alone(&self) -> Result<BackendStream, ConnectError> {
+        self.within(self.open(|tls| &tls.alone)).await
+    }
+
+    async fn within(
+        &self,
+        opened: impl Future<Output = Result<BackendStream, ConnectError>>,
+    ) -> Result<BackendStream, ConnectError> {
+        tokio::time::timeout(self.timeout, opened)
             .await
             .map_err(|_| ConnectError::Timeout(self.timeout))?
     }
 
-    async fn open(&self) -> Result<BackendStream, ConnectError> {
+    async fn open(
+        &self,
+        config: fn(&TlsClient) -> &Arc<ClientConfig>,
+    ) -> Result<BackendStream, ConnectError> {
         let tcp = self.dial().await?;
         let Some(tls) = &self.tls else {
             return Ok(BackendStream::Plain(tcp));
         };
-        TlsConnector::from(Arc::clone(&tls.config))
+        TlsConnector::from(Arc::clone(config(tls)))
             .connect(tls.name.clone(), tcp)
             .await
             .map(|stream| BackendStream::Tls(Box::new(stream)))

@@ -29,7 +29,7 @@ pub use tls::TlsSetupError;
 use crate::config::ServiceDef;
 use connect::Connector;
 use names::Names;
-use pool::{Pool, Ready};
+use pool::{Hold, Pool, Ready};
 
 /// A request's body on its way to a backend.
 pub type OutBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -180,7 +180,26 @@ impl Backends {
     /// The last [`ConnectError`], when none can be connected to.
     pub async fn connect(
         &self,
+        chance: impl FnMut() -> u64,
+    ) -> Result<Connected<'_>, ConnectError> {
+        self.connect_by(chance, Hold::Any).await
+    }
+
+    /// As [`Self::connect`], and the connection is the call's own: it may change its protocol.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_alone(
+        &self,
+        chance: impl FnMut() -> u64,
+    ) -> Result<Connected<'_>, ConnectError> {
+        self.connect_by(chance, Hold::Alone).await
+    }
+
+    async fn connect_by(
+        &self,
         mut chance: impl FnMut() -> u64,
+        hold: Hold,
     ) -> Result<Connected<'_>, ConnectError> {
         let mut tried = vec![false; self.list.len()];
         let mut last = ConnectError::NoAddress;
@@ -188,7 +207,7 @@ impl Backends {
             tried[at] = true;
             let backend = &self.list[at];
             let load = backend.endpoint.enter();
-            match backend.pool.ready().await {
+            match backend.pool.ready(hold).await {
                 Ok(ready) => {
                     return Ok(Connected {
                         backend,
@@ -281,7 +300,11 @@ impl Backend {
 
     async fn get(&self, uri: Uri, max_bytes: usize) -> Result<(u16, Bytes), OwnError> {
         self.pool.sweep();
-        let ready = self.pool.ready().await.map_err(OwnError::Connect)?;
+        let ready = self
+            .pool
+            .ready(Hold::Any)
+            .await
+            .map_err(OwnError::Connect)?;
         let head = parts(Method::GET, uri, self.headers.own(&self.url.authority));
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let answer = ready.send(Request::from_parts(head, body)).await?;

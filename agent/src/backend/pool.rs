@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
@@ -87,6 +87,15 @@ pub enum SendError {
     Begun(BackendFailure),
 }
 
+/// How a call holds its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// As it comes, shared with others where it can be.
+    Any,
+    /// Alone, on HTTP/1.1: such a connection may change its protocol.
+    Alone,
+}
+
 enum Sender {
     H1(http1::SendRequest<OutBody>),
     H2(http2::SendRequest<OutBody>, Counted),
@@ -119,21 +128,41 @@ impl Pool {
     }
 
     /// A connection that a request can be sent on.
-    pub(super) async fn ready(&self) -> Result<Ready, ConnectError> {
-        if let Some(sender) = self.kept() {
-            return Ok(Ready {
-                sender,
-                connect: Duration::ZERO,
-                pool: self.clone(),
-            });
-        }
+    pub(super) async fn ready(&self, hold: Hold) -> Result<Ready, ConnectError> {
         let began = Instant::now();
-        let sender = self.fresh().await?;
+        let (sender, connect) = match (hold, self.kept_for(hold)) {
+            (_, Some(sender)) => (sender, Duration::ZERO),
+            (hold, None) => (self.made_for(hold).await?, began.elapsed()),
+        };
         Ok(Ready {
             sender,
-            connect: began.elapsed(),
+            connect,
             pool: self.clone(),
+            hold,
         })
+    }
+
+    fn kept_for(&self, hold: Hold) -> Option<Sender> {
+        match hold {
+            Hold::Any => self.kept(),
+            Hold::Alone => None,
+        }
+    }
+
+    async fn made_for(&self, hold: Hold) -> Result<Sender, ConnectError> {
+        match hold {
+            Hold::Any => self.fresh().await,
+            Hold::Alone => {
+                let made = async {
+                    let stream = self.connector.connect_alone().await?;
+                    self.handshake_h1(stream).await
+                };
+                let timeout = self.connector.timeout();
+                tokio::time::timeout(timeout, made)
+                    .await
+                    .map_err(|_| ConnectError::Timeout(timeout))?
+            }
+        }
     }
 
     fn has_shared(&self) -> bool {
@@ -213,14 +242,20 @@ impl Pool {
         if stream.is_h2() {
             return self.handshake_h2(stream).await;
         }
+        let sender = self.handshake_h1(stream).await?;
+        self.lock().dials.learn(1);
+        Ok(sender)
+    }
+
+    async fn handshake_h1(&self, stream: BackendStream) -> Result<Sender, ConnectError> {
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Http)?;
+        let connection = connection.with_upgrades();
         self.tasks.spawn(async move { log_end(connection.await) });
-        self.lock().dials.learn(1);
         Ok(Sender::H1(sender))
     }
 
@@ -298,6 +333,7 @@ pub(super) struct Ready {
     sender: Sender,
     pub(super) connect: Duration,
     pool: Pool,
+    hold: Hold,
 }
 
 impl Ready {
@@ -307,12 +343,16 @@ impl Ready {
             mut sender,
             mut connect,
             pool,
+            hold,
         } = self;
         for _ in 0..MAX_TRIES {
             let failed = match sender {
                 Sender::H1(mut h1) => {
                     in_origin_form(&mut request);
                     match h1.try_send_request(request).await {
+                        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                            return Ok(Answer::new(response.map(AnswerBody::switched), connect));
+                        }
                         Ok(response) => {
                             let body = |incoming| AnswerBody::kept(incoming, pool, h1);
                             return Ok(Answer::new(response.map(body), connect));
@@ -333,7 +373,7 @@ impl Ready {
             };
             request = given_back(failed).map_err(SendError::Begun)?;
             let began = Instant::now();
-            sender = pool.fresh().await.map_err(SendError::NotOffered)?;
+            sender = pool.made_for(hold).await.map_err(SendError::NotOffered)?;
             connect += began.elapsed();
         }
         Err(SendError::NotOffered(ConnectError::Closing))

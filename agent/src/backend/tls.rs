@@ -25,6 +25,8 @@ pub enum TlsSetupError {
 #[derive(Clone, Debug)]
 pub(super) struct TlsClient {
     pub(super) config: Arc<ClientConfig>,
+    /// The same without HTTP/2.
+    pub(super) alone: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
 }
 
@@ -35,8 +37,12 @@ impl TlsClient {
             None => ServerName::try_from(url.host.clone())
                 .map_err(|_| TlsSetupError::Name(url.host.clone()))?,
         };
+        let config = config(spec)?;
+        let mut alone = config.clone();
+        alone.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
-            config: Arc::new(config(spec)?),
+            config: Arc::new(config),
+            alone: Arc::new(alone),
             name,
         })
     }

@@ -3,8 +3,10 @@
 //! What comes out is whole and checked; nothing inside the agent looks at raw text again.
 
 mod expand;
+mod fields;
 mod flags;
 mod raw;
+mod restrictions;
 mod save;
 mod service;
 mod tls;

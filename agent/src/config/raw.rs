@@ -49,8 +49,8 @@ pub(crate) struct RawService {
     pub(crate) networks: Option<Vec<Text>>,
     pub(crate) tls: Option<RawTls>,
     pub(crate) connect_timeout: Option<Text>,
-    pub(crate) tools: Option<Later>,
-    pub(crate) read_only: Option<Later>,
+    pub(crate) tools: Option<Spanned<RawTools>>,
+    pub(crate) read_only: Option<Spanned<bool>>,
     pub(crate) require_caller: Option<Later>,
     pub(crate) proxy: Option<Later>,
     pub(crate) command: Option<Later>,
@@ -60,6 +60,14 @@ pub(crate) struct RawService {
     pub(crate) user: Option<Later>,
     pub(crate) instances: Option<Later>,
     pub(crate) enabled: Option<Later>,
+}
+
+/// `tools: { allow, deny }`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTools {
+    pub(crate) allow: Spanned<Vec<Text>>,
+    pub(crate) deny: Option<Spanned<Vec<Text>>>,
 }
 
 /// `health: { path, every }`.
@@ -86,6 +94,8 @@ pub(crate) struct RawLimits {
 pub(crate) struct RawAllow {
     pub(crate) methods: Vec<Text>,
     pub(crate) paths: Vec<Text>,
+    #[serde(default)]
+    pub(crate) upgrade: Vec<Text>,
 }
 
 /// `tls: { ca, cert, key, server_name }`.

@@ -84,8 +84,6 @@ fn mistakes_are_named_with_line_and_column() {
 #[test]
 fn keys_of_later_releases_are_errors_that_say_so() {
     for key in [
-        "tools: { allow: [x] }",
-        "read_only: true",
         "require_caller: { issuer: x }",
         "command: [npx]",
         "enabled: false",
@@ -103,6 +101,56 @@ fn keys_of_later_releases_are_errors_that_say_so() {
     assert!(message("nearest: 3\n").contains("later release"));
     assert!(read_text("post_quantum: require\n").is_ok());
     assert!(message("post_quantum: avoid\n").starts_with("1:15: "));
+}
+
+#[test]
+fn tools_are_named_for_mcp_services() {
+    let mcp =
+        |more: &str| format!("services:\n  - {{ name: a, kind: mcp, url: 'http://h', {more} }}\n");
+    let config = read_text(&mcp(
+        "tools: { allow: ['search_*'], deny: [x] }, read_only: true",
+    ));
+    let services = config.expect("a config").services;
+    let tools = services[0].tools.as_ref().expect("rules");
+    assert_eq!(
+        (tools.allow.len(), tools.deny.len(), tools.read_only),
+        (1, 1, true)
+    );
+    // Less is not enough: what is allowed is named.
+    assert!(message(&mcp("tools: { deny: [x] }")).contains("allow"));
+    assert!(message(&mcp("tools: { allow: [''] }")).contains("pattern of names"));
+    assert!(message(&mcp("tools: { allow: [a], alow: [b] }")).contains("alow"));
+    assert!(
+        read_text(&mcp("read_only: false"))
+            .expect("a config")
+            .services[0]
+            .tools
+            .is_none()
+    );
+    assert!(message(&mcp("read_only: yes please")).starts_with("2:"));
+    for kind in ["model", "http"] {
+        let text = mcp("tools: { allow: [x] }, allow: [{ methods: [GET], paths: [/x] }]");
+        let text = text.replace("kind: mcp", &format!("kind: {kind}"));
+        assert!(read_text(&text).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn read_only_leaves_what_reads() {
+    let http = |methods: &str| {
+        format!(
+            "services:\n  - {{ name: a, kind: http, url: 'http://h', read_only: true, allow: [{{ methods: [{methods}], paths: [/x] }}] }}\n"
+        )
+    };
+    let services = read_text(&http("GET, POST, OPTIONS"))
+        .expect("a config")
+        .services;
+    let admits = |method| services[0].rules.admit(&method, "/x").is_ok();
+    assert!(admits(http::Method::GET) && admits(http::Method::OPTIONS));
+    assert!(!admits(http::Method::POST));
+    assert!(message(&http("POST")).contains("none of them"));
+    let model = "services:\n  - { name: a, kind: model, url: 'http://h', read_only: true }\n";
+    assert!(message(model).contains("for mcp and http"));
 }
 
 #[test]

@@ -6,14 +6,21 @@
 mod model;
 mod path;
 mod pattern;
+mod tools;
 
 use http::Method;
 
 pub use path::{CleanPath, MAX_PATH_BYTES, PathError, decode_path};
 pub use pattern::{PathRule, PatternError};
+pub use tools::{
+    Events, JsonError, MAX_MESSAGE_BYTES, NamePattern, Request, TooLong, ToolDenied, ToolPolicy,
+    ToolRules, Unreadable,
+};
 
 /// Longest query that is passed on, in bytes.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
+/// What the realtime API changes to.
+const WEBSOCKET: &str = "websocket";
 
 /// What a service lets be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub struct Allow {
     pub methods: Vec<Method>,
     /// Patterns of paths.
     pub paths: Vec<PathRule>,
+    /// Protocols that a call may change to, in lower case: from then on nothing looks at its bytes.
+    pub upgrade: Vec<String>,
 }
 
 /// The path of a service's url, which everything that is sent to it begins with.
@@ -63,6 +72,9 @@ pub enum Denied {
     /// Nothing of what is allowed matches.
     #[error("this method and path are not allowed")]
     NotListed,
+    /// The call may be made, but not change its protocol.
+    #[error("this change of protocol is not allowed")]
+    Protocol,
 }
 
 impl Rules {
@@ -88,6 +100,36 @@ impl Rules {
             segments,
             query: query.map(str::to_owned),
         })
+    }
+
+    /// As [`Self::admit`], for a call that wants to change to `protocol`.
+    ///
+    /// # Errors
+    /// [`Denied`] with the first reason found.
+    pub fn admit_upgrade(
+        &self,
+        method: &Method,
+        target: &str,
+        protocol: &str,
+    ) -> Result<Admitted, Denied> {
+        let admitted = self.admit(method, target)?;
+        let listed = match self {
+            Self::Model => {
+                admitted.segments == ["realtime"] && protocol.eq_ignore_ascii_case(WEBSOCKET)
+            }
+            Self::Mcp => false,
+            Self::Http(allow) => {
+                let path = decode_path(target.split('?').next().unwrap_or(target))?;
+                allow.iter().any(|entry| {
+                    entry.matches(method, &path)
+                        && entry
+                            .upgrade
+                            .iter()
+                            .any(|own| protocol.eq_ignore_ascii_case(own))
+                })
+            }
+        };
+        listed.then_some(admitted).ok_or(Denied::Protocol)
     }
 
     /// The segments to send below the url's path.
@@ -202,6 +244,7 @@ mod tests {
         Rules::Http(vec![Allow {
             methods: vec![Method::GET],
             paths: vec![PathRule::parse("/v1/invoices/*").expect("a pattern")],
+            upgrade: Vec::new(),
         }])
     }
 
@@ -256,6 +299,39 @@ mod tests {
         );
         assert_eq!(to(Method::GET, "/v1/invoices/7?a b"), Err(Denied::Query));
         assert_eq!(to(Method::GET, "/v1/invoices/7?a#b"), Err(Denied::Query));
+    }
+
+    #[test]
+    fn a_protocol_is_changed_only_where_it_is_listed() {
+        let may = |rules: &Rules, method, target, protocol| {
+            rules.admit_upgrade(&method, target, protocol).map(|_| ())
+        };
+        let realtime = "/v1/realtime?model=x";
+        assert_eq!(
+            may(&Rules::Model, Method::GET, realtime, "WebSocket"),
+            Ok(())
+        );
+        for (method, target, protocol, denied) in [
+            (Method::GET, realtime, "foo", Denied::Protocol),
+            (Method::GET, "/v1/models", "websocket", Denied::Protocol),
+            (Method::POST, "/v1/responses", "websocket", Denied::Protocol),
+            (Method::POST, realtime, "websocket", Denied::NotListed),
+        ] {
+            assert_eq!(may(&Rules::Model, method, target, protocol), Err(denied));
+        }
+        let denied = may(&Rules::Mcp, Method::GET, "/", "websocket");
+        assert_eq!(denied, Err(Denied::Protocol));
+        let entry = |path: &str, upgrade: &[&str]| Allow {
+            methods: vec![Method::GET],
+            paths: vec![PathRule::parse(path).expect("a pattern")],
+            upgrade: upgrade.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let rules = Rules::Http(vec![entry("/**", &[]), entry("/ws/*", &["websocket"])]);
+        assert_eq!(may(&rules, Method::GET, "/ws/a?b", "websocket"), Ok(()));
+        for (target, protocol) in [("/a", "websocket"), ("/ws/a", "tcp")] {
+            let denied = may(&rules, Method::GET, target, protocol);
+            assert_eq!(denied, Err(Denied::Protocol), "{target} {protocol}");
+        }
     }
 
     proptest! {

@@ -37,6 +37,7 @@ const LISTED: &[(Method, &[Seg])] = &[
     (POST, &[Is("images"), Is("generations")]),
     (POST, &[Is("images"), Is("edits")]),
     (POST, &[Is("images"), Is("variations")]),
+    (GET, &[Is("realtime")]),
     (GET, &[Is("models")]),
     (GET, &[Is("models"), Rest]),
     (POST, &[Is("messages")]),
@@ -69,19 +70,66 @@ mod tests {
         is_listed(&method, &segments)
     }
 
+    /// As the page on the agent says, which a customer reads before trusting it.
+    const PAIRS: &str = "
+        POST chat/completions
+        POST completions
+        POST responses
+        POST responses/compact
+        POST responses/input_tokens
+        GET responses/resp_1
+        DELETE responses/resp_1
+        POST responses/resp_1/cancel
+        GET responses/resp_1/input_items
+        POST embeddings
+        POST rerank
+        POST moderations
+        POST audio/speech
+        POST audio/transcriptions
+        POST audio/translations
+        POST images/generations
+        POST images/edits
+        POST images/variations
+        GET realtime
+        GET models
+        GET models/meta-llama/Llama-3.1-8B
+        POST messages
+        POST messages/count_tokens";
+
     #[test]
     fn pairs_are_exact() {
-        assert!(listed(POST, "chat/completions"));
-        assert!(listed(GET, "models"));
-        assert!(listed(GET, "models/meta-llama/Llama-3.1-8B"));
-        assert!(listed(GET, "responses/resp_1"));
-        assert!(listed(POST, "responses/resp_1/cancel"));
-        assert!(!listed(GET, "chat/completions"));
-        assert!(!listed(DELETE, "models/x"));
-        assert!(!listed(POST, "chat/completions/"));
-        assert!(!listed(POST, "load_lora_adapter"));
-        assert!(!listed(GET, "models/"));
-        assert!(!listed(GET, "responses/"));
-        assert!(!listed(Method::PUT, "messages"));
+        let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+        let wanted: Vec<(&str, &str)> = PAIRS
+            .lines()
+            .filter_map(|line| line.trim().split_once(' '))
+            .collect();
+        for (_, path) in &wanted {
+            for text in methods {
+                let method = text.parse().expect("a method");
+                // `responses/compact` is also read as the response of that id.
+                let stored = *text != *"POST" && path.starts_with("responses/");
+                let right = wanted.contains(&(text, path));
+                assert!(stored || listed(method, path) == right, "{text} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_listed() {
+        for (method, path) in [
+            (POST, "chat/completions/"),
+            (POST, "load_lora_adapter"),
+            (POST, "responses/resp_1"),
+            (GET, "responses/resp_1/cancel"),
+            (GET, "responses/resp_1/input_items/x"),
+            (GET, "models/"),
+            (GET, "responses/"),
+            (DELETE, "models/x"),
+            (POST, "realtime/client_secrets"),
+            (GET, "audio"),
+            (Method::PUT, "messages"),
+        ] {
+            assert!(!listed(method.clone(), path), "{method} {path}");
+        }
     }
 }

@@ -110,7 +110,7 @@ fn part(segment: &str) -> Result<Part, PatternError> {
 
 /// The first piece is a prefix, the last a suffix, the others stand in between in order:
 /// taking each at its first place is enough.
-fn glob(pieces: &[String], segment: &str) -> bool {
+pub(super) fn glob(pieces: &[String], segment: &str) -> bool {
     let [first, middle @ .., last] = pieces else {
         return false;
     };

@@ -16,7 +16,8 @@ pub use table::{Services, SetupError};
 
 use crate::backend::{Backends, Ground, Standing, TlsSetupError};
 use crate::config::{ServiceDef, ServiceKind};
-use crate::policy::Rules;
+use crate::judge::Holding;
+use crate::policy::{NamePattern, Rules, ToolPolicy};
 use crate::queue::Gate;
 
 /// One service of the file, running.
@@ -30,6 +31,10 @@ pub struct Service {
     pub backends: Backends,
     /// How many calls at once.
     pub gate: Gate,
+    /// Which tools can be called, where the file says anything about them.
+    pub tools: Option<Arc<ToolPolicy>>,
+    /// What is held of requests that are judged.
+    pub(crate) holding: Holding,
     digest: [u8; 32],
     found: Mutex<Found>,
     changes: Changes,
@@ -61,6 +66,7 @@ impl Service {
     fn new(
         def: ServiceDef,
         ground: &Ground,
+        holding: Holding,
         changes: Changes,
         before: Option<&Self>,
     ) -> Result<Self, SetupError> {
@@ -73,6 +79,8 @@ impl Service {
             name: ServiceName::new(&def.name).map_err(|_| SetupError::Name(def.name.clone()))?,
             backends: Backends::new(&def, ground, same.map(|old| &old.backends)).map_err(setup)?,
             gate: gate.map_or_else(|| Gate::new(def.limits), |old| old.gate.clone()),
+            tools: tools(&def, same),
+            holding,
             digest: digest(&def),
             found: Mutex::new(same.map(Self::found).unwrap_or_default()),
             changes,
@@ -168,6 +176,13 @@ impl Service {
     }
 }
 
+/// The policy of the tools; what is known of the tools of the same server stays known.
+fn tools(def: &ServiceDef, before: Option<&Service>) -> Option<Arc<ToolPolicy>> {
+    let rules = def.tools.as_ref()?;
+    let before = before.and_then(|before| before.tools.as_deref());
+    Some(Arc::new(ToolPolicy::new(rules.clone(), before)))
+}
+
 /// SHA-256 over kind, urls, policy and the models of the file. Never over secrets: two agents
 /// with different keys for the same backend serve the same.
 fn digest(def: &ServiceDef) -> [u8; 32] {
@@ -188,6 +203,14 @@ fn digest(def: &ServiceDef) -> [u8; 32] {
             entry.methods.iter().for_each(|m| add("method", m.as_str()));
             entry.paths.iter().for_each(|p| add("path", &p.to_string()));
         }
+    }
+    if let Some(tools) = &def.tools {
+        let mut each = |key: &str, list: &[NamePattern]| {
+            list.iter().for_each(|name| add(key, &name.to_string()));
+        };
+        each("tool", &tools.allow);
+        each("no tool", &tools.deny);
+        add("read only", if tools.read_only { "yes" } else { "no" });
     }
     for model in def.models.iter().flatten() {
         add("model", model);

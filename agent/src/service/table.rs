@@ -14,6 +14,7 @@ use super::{Changes, Service, probe};
 use crate::backend::{Ground, TlsSetupError};
 use crate::config::ServiceDef;
 use crate::error::chain;
+use crate::judge::Holding;
 
 /// The services that calls meet. Links and calls share it.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Services {
     offer: watch::Sender<Arc<Offer>>,
     changes: Changes,
     ground: Ground,
+    holding: Holding,
     stop: CancellationToken,
 }
 
@@ -57,6 +59,7 @@ impl Services {
             offer: watch::Sender::default(),
             changes: Changes::new(),
             ground: Ground::new(own, tasks),
+            holding: Holding::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -77,7 +80,13 @@ impl Services {
                 before => {
                     let changes = self.changes.clone();
                     let before = before.map(|running| &*running.service);
-                    let service = Service::new(def.clone(), &self.ground, changes, before)?;
+                    let service = Service::new(
+                        def.clone(),
+                        &self.ground,
+                        self.holding.clone(),
+                        changes,
+                        before,
+                    )?;
                     let running = Running {
                         service: Arc::new(service),
                         stop: self.stop.child_token(),

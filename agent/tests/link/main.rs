@@ -4,4 +4,5 @@
 mod backend;
 mod calls;
 mod links;
+mod tools;
 mod world;

@@ -51,7 +51,7 @@ pub(crate) struct World {
     listener: QuicListener,
     _tls: TlsNow,
     background: TaskTracker,
-    audit: Option<Audit>,
+    audit: Audit,
     audit_path: PathBuf,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) zones: watch::Sender<Option<Vec<String>>>,
@@ -143,7 +143,7 @@ impl World {
             listener,
             _tls: tls,
             background,
-            audit: Some(audit),
+            audit,
             audit_path,
             dir,
             zones,
@@ -215,13 +215,24 @@ impl World {
     }
 
     /// Ends the agent, and reads what it has left in its audit log.
-    pub(crate) async fn audited(mut self) -> Vec<serde_json::Value> {
-        self.agent.shutdown().await;
-        self.services.stop();
-        self.audit = None;
-        self.background.close();
-        done("the audit log", self.background.wait()).await;
-        let text = std::fs::read_to_string(&self.audit_path).unwrap_or_default();
+    pub(crate) async fn audited(self) -> Vec<serde_json::Value> {
+        let Self {
+            mut agent,
+            services,
+            background,
+            audit,
+            audit_path,
+            dir,
+            ..
+        } = self;
+        agent.shutdown().await;
+        services.stop();
+        // Kept connections, and the writer of the log, end with the last of those who use them.
+        drop((services, audit));
+        background.close();
+        done("the audit log", background.wait()).await;
+        let text = std::fs::read_to_string(&audit_path).unwrap_or_default();
+        drop(dir);
         text.lines()
             .map(|line| serde_json::from_str(line).expect("a line of JSON"))
             .collect()

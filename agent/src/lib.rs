@@ -54,6 +54,7 @@ mod serve;
 pub mod service;
 mod session;
 pub mod status;
+pub mod stdio;
 pub mod supervisor;
 pub mod verbs;
 pub mod watch;

@@ -70,7 +70,7 @@ impl From<culvert_relay::AnswerCut> for Cut {
 pub struct CutFlag(Arc<AtomicBool>);
 
 impl CutFlag {
-    fn set(&self) {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 

@@ -1,12 +1,19 @@
 //! One request and its answer: how it begins, and the three ways in which it is answered.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use culvert_certs::{Region, Zone};
-use culvert_relay::{AnswerBody as RelayBody, Answered, Route};
+use culvert_relay::{AnswerBody as RelayBody, Answered, Route, Timings};
 use culvert_wire::RequestId;
-use http::{HeaderValue, Method, Response, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -14,21 +21,24 @@ use crate::{
     answer::{AnswerBody, CutFlag, Watch},
     cors,
     dialect::Dialect,
-    error::Problem,
+    error::{CallerCode, Problem},
     hygiene::REQUEST_ID,
     late::{Coming, EdgeBody, Late},
+    mcp::session::Visit,
     model::stored::Remember,
     record::{Guard, Note, Record, Recorder},
     respond::{self, Hops, Stamp},
     route::endpoint::Endpoint,
     settings::Settings,
+    upgrade::{Asked, Pumps, Side, Switching},
 };
 
 /// How much of a caller's own request id is recorded, in characters.
 const CLIENT_ID: usize = 128;
 
-/// The body of an answer of this gateway.
-pub type EdgeAnswer = AnswerBody<EdgeBody<RelayBody>>;
+/// The body of an answer of this gateway; none where the protocol has changed with its head.
+#[derive(Debug)]
+pub struct EdgeAnswer(Option<AnswerBody<EdgeBody<RelayBody>>>);
 
 /// The caller's side of a connection.
 #[derive(Clone, Debug)]
@@ -39,6 +49,8 @@ pub struct Peer {
     pub scheme: &'static str,
     /// Set when the connection must be reset.
     pub cut: CutFlag,
+    /// Who carries what changes its protocol.
+    pub pumps: Pumps,
 }
 
 /// The plane that serves.
@@ -77,11 +89,18 @@ pub struct Exchange<'a> {
     pub streams: bool,
     /// What becomes of the id of the answer.
     pub remember: Option<Remember>,
+    /// The MCP session that the call is in, or may begin.
+    pub visit: Option<Visit>,
+    /// What the caller wants its connection to become.
+    pub asked: Option<Asked>,
+    /// What the backend is asked for.
+    pub switching: Option<Switching>,
     counts_tokens: bool,
     method: Method,
     /// The page that calls, if it may.
     origin: Option<HeaderValue>,
     cut: CutFlag,
+    peer: Peer,
 }
 
 impl Desk {
@@ -133,7 +152,10 @@ impl Desk {
             rpc_id: None,
             streams: false,
             remember: None,
-            counts_tokens: matches!(endpoint, Ok(Endpoint::Model)),
+            visit: None,
+            asked: None,
+            switching: None,
+            counts_tokens: matches!(endpoint, Ok(Endpoint::Model(_))),
             method: head.method.clone(),
             origin: settings.cors.listed(&head.headers),
             settings,
@@ -142,6 +164,7 @@ impl Desk {
             } else {
                 CutFlag::default()
             },
+            peer: peer.clone(),
         }
     }
 }
@@ -150,28 +173,37 @@ impl Exchange<'_> {
     /// A backend's answer: its head in our terms, its body as it comes. `before` is the time that the
     /// call took to reach the relay.
     pub async fn pass(mut self, answered: Answered, before: Duration) -> Response<EdgeAnswer> {
+        let status = answered.response.status();
+        match self.switching.take() {
+            Some(switching) if status == StatusCode::SWITCHING_PROTOCOLS => {
+                return self.switch(switching, answered, before);
+            }
+            Some(switching) if switching.may_decline(status) => switching.decline(),
+            None if status != StatusCode::SWITCHING_PROTOCOLS => {}
+            Some(_) | None => {
+                let what = "The backend did not do as it was asked with the protocol.";
+                return self.refuse(&Problem::new(CallerCode::BackendProtocol, what));
+            }
+        }
         let Answered {
             response,
             route,
             timings,
         } = answered;
         let (mut head, mut body) = response.into_parts();
-        self.guard.fields().note(note(&route, head.status.as_u16()));
+        if let Some(visit) = self.visit.take()
+            && let Err(problem) = visit.answer(&mut head.headers, &route)
+        {
+            return self.refuse(&problem);
+        }
+        self.guard.fields().note(note(&route, status.as_u16()));
         if respond::is_bodiless(head.status, &head.headers, &self.method) {
             body = match respond::finish(body).await {
                 Ok(body) => body,
                 Err(problem) => return self.refuse(&problem),
             };
         }
-        let hops = Hops {
-            gateway: before + timings.sent,
-            tunnel: timings.accepted.saturating_sub(timings.sent),
-            backend: timings.head.saturating_sub(timings.accepted),
-        };
-        respond::dress(&mut head.headers);
-        self.desk
-            .stamp
-            .mark(&mut head.headers, self.guard.request_id(), Some(hops));
+        self.dress(&mut head.headers, before, timings);
         if let Some(origin) = self.origin.take() {
             cors::mark(&mut head.headers, origin);
         }
@@ -181,7 +213,48 @@ impl Exchange<'_> {
             .map(|all| all.from_service(route.service));
         let watch = self.watch(respond::has_readable_usage(&head.headers));
         let body = AnswerBody::new(EdgeBody::Prompt(body), &head.headers, self.guard, watch);
-        Response::from_parts(head, body)
+        Response::from_parts(head, EdgeAnswer(Some(body)))
+    }
+
+    /// The backend has changed the protocol: its bytes and the caller's are carried from now on.
+    fn switch(
+        mut self,
+        switching: Switching,
+        answered: Answered,
+        before: Duration,
+    ) -> Response<EdgeAnswer> {
+        let Answered {
+            response,
+            route,
+            timings,
+        } = answered;
+        let (mut head, down) = response.into_parts();
+        self.guard.fields().note(note(&route, head.status.as_u16()));
+        self.dress(&mut head.headers, before, timings);
+        let side = Side {
+            down,
+            guard: self.guard,
+            cut: self.peer.cut,
+        };
+        let (mut head, pump) = switching.agree(Response::from_parts(head, ()), side);
+        if !self.peer.pumps.start(pump) {
+            // The connection serves nobody any more.
+            *head.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        head.map(|()| EdgeAnswer(None))
+    }
+
+    /// A backend's head in our terms. `before` is the time that the call took to reach the relay.
+    fn dress(&self, headers: &mut HeaderMap, before: Duration, timings: Timings) {
+        let hops = Hops {
+            gateway: before + timings.sent,
+            tunnel: timings.accepted.saturating_sub(timings.sent),
+            backend: timings.head.saturating_sub(timings.accepted),
+        };
+        respond::dress(headers);
+        self.desk
+            .stamp
+            .mark(headers, self.guard.request_id(), Some(hops));
     }
 
     /// A stream that begins before its answer is there.
@@ -197,7 +270,7 @@ impl Exchange<'_> {
         let watch = self.watch(true);
         let (late, noted) = Late::new(coming, self.dialect);
         let body = AnswerBody::early(EdgeBody::Late(late), noted, self.guard, watch);
-        Response::from_parts(head, body)
+        Response::from_parts(head, EdgeAnswer(Some(body)))
     }
 
     fn watch(&mut self, readable: bool) -> Watch {
@@ -229,7 +302,7 @@ impl Exchange<'_> {
         if let Some(origin) = self.origin.take() {
             cors::mark(&mut head.headers, origin);
         }
-        if head.status != http::StatusCode::NO_CONTENT {
+        if head.status != StatusCode::NO_CONTENT {
             head.headers
                 .insert(header::CONTENT_LENGTH, bytes.len().into());
         }
@@ -238,7 +311,33 @@ impl Exchange<'_> {
         } else {
             bytes
         };
-        Response::from_parts(head, AnswerBody::own(bytes, self.guard))
+        let body = AnswerBody::own(bytes, self.guard);
+        Response::from_parts(head, EdgeAnswer(Some(body)))
+    }
+}
+
+impl Body for EdgeAnswer {
+    type Data = Bytes;
+    type Error = Problem;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        match &mut self.0 {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

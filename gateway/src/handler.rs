@@ -15,8 +15,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use culvert_certs::TenantName;
 use culvert_control::{ConfigSnapshot, snapshot::KeyView};
-use culvert_relay::{AnswerBody as RelayBody, Answered, CallFailed, CallMeta, Relay};
+use culvert_relay::{AnswerBody as RelayBody, Answered, CallFailed, CallMeta, FailCause, Relay};
 use culvert_wire::ServiceKind;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body;
@@ -27,10 +28,15 @@ use crate::{
     auth,
     error::{CallerCode, Problem},
     exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
+    fault::{Fault, Noted},
     held::{BodyBudget, HELD_BUDGET},
     intake::{self, Intake, Payload, Terms},
     late::Coming,
     limit::{self, Announced, UpBody},
+    mcp::{
+        era::{self, Era},
+        session::{Sessions, Visit},
+    },
     metrics::EdgeMetrics,
     model::{
         list,
@@ -42,9 +48,11 @@ use crate::{
     route::{
         catalog::Catalog,
         endpoint::{Endpoint, ServicePath},
+        realtime,
         resolve::{self, Target},
     },
     settings::Settings,
+    upgrade::{self, Asked},
     upstream,
 };
 
@@ -59,6 +67,8 @@ pub struct Wiring {
     pub relay: Relay,
     /// What callers meet.
     pub settings: watch::Receiver<Arc<Settings>>,
+    /// What the sessions of MCP clients are sealed with.
+    pub sessions: Sessions,
     /// Where records go.
     pub recorder: Recorder,
     /// What the edge counts.
@@ -72,6 +82,7 @@ pub struct Handler {
     place: Place,
     config: watch::Receiver<Arc<ConfigSnapshot>>,
     relay: Relay,
+    sessions: Sessions,
     metrics: EdgeMetrics,
     names: Arc<Names>,
     stored: Arc<Stored>,
@@ -88,7 +99,8 @@ enum Routed<B> {
 
 struct Outbound<B> {
     target: Target,
-    request: Request<UpBody<B>>,
+    request: Request<Noted<UpBody<B>>>,
+    fault: Fault,
     terms: Terms,
 }
 
@@ -108,6 +120,7 @@ impl Handler {
             config,
             relay,
             settings,
+            sessions,
             recorder,
             metrics,
         } = wiring;
@@ -119,6 +132,7 @@ impl Handler {
             place,
             config,
             relay,
+            sessions,
             metrics,
         }
     }
@@ -134,14 +148,16 @@ impl Handler {
     }
 
     /// Answers one request.
-    pub async fn handle<B>(&self, request: Request<B>, peer: Peer) -> Response<EdgeAnswer>
+    pub async fn handle<B>(&self, mut request: Request<B>, peer: Peer) -> Response<EdgeAnswer>
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
     {
+        let asked = Asked::take(&mut request);
         let (mut head, body) = request.into_parts();
         let announced = Announced::of(&head.headers);
         let endpoint = Endpoint::parse(&head.method, &head.uri);
         let mut exchange = self.desk.begin(&head, &peer, &endpoint);
+        exchange.asked = asked;
         if let Some(answer) = exchange.settings.cors.preflight(&head) {
             return exchange.own(answer);
         }
@@ -196,6 +212,7 @@ impl Handler {
         head: &mut Parts,
     ) -> Result<KeyView, Problem> {
         let snapshot = Arc::clone(&self.config.borrow());
+        upgrade::take_key(&mut head.headers);
         let key = auth::authenticate(&mut head.headers, &snapshot, SystemTime::now())?;
         exchange.guard.fields().caller = Some(Caller {
             tenant: key.tenant.to_string(),
@@ -220,12 +237,21 @@ impl Handler {
             let what = "This `Origin` may not call MCP servers here.";
             return Err(Problem::new(CallerCode::NotAllowed, what));
         }
-        let terms = intake::terms(&head, peer, &self.place, exchange.id)?;
+        let mut terms = intake::terms(&head, peer, &self.place, exchange.id)?;
         exchange
             .guard
             .fields()
             .metadata
             .clone_from(terms.metadata.entries());
+        let has_body = terms.announced.length.is_some_and(|length| length > 0);
+        let has_body = has_body || !body.is_end_stream();
+        let (asked, id) = (exchange.asked.take(), *exchange.id.as_bytes());
+        let switching = Asked::admit(asked, endpoint, has_body, &mut terms.headers, id)?;
+        if let Some((switching, stream)) = switching {
+            exchange.switching = Some(switching);
+            let payload = Payload::Switched(stream);
+            return Ok(Intake { terms, payload });
+        }
         let count = exchange.guard.bytes_in();
         let payload = intake::payload(endpoint, &terms, body, &self.budget, count).await?;
         match &payload {
@@ -233,10 +259,11 @@ impl Handler {
             Payload::Message(_, peek, _) => {
                 exchange.rpc_id.clone_from(&peek.id);
                 let fields = exchange.guard.fields();
-                fields.rpc_method.clone_from(&peek.method);
-                fields.tool.clone_from(&peek.name);
+                fields.rpc_method = peek.recorded_method();
+                fields.tool = peek.recorded_name();
+                era::check(&terms.headers, peek)?;
             }
-            Payload::Streamed(_) => {}
+            Payload::Form(_) | Payload::Streamed(_) | Payload::Switched(_) => {}
         }
         Ok(Intake { terms, payload })
     }
@@ -250,7 +277,7 @@ impl Handler {
         intake: Intake<B>,
     ) -> Result<Routed<B>, Problem> {
         let (catalog, allow) = (self.catalog(key), &key.allow);
-        let Intake { terms, payload } = intake;
+        let Intake { mut terms, payload } = intake;
         let (target, path) = match endpoint {
             Endpoint::ModelList => {
                 let body = list::list(&catalog.models(allow), exchange.dialect);
@@ -262,9 +289,12 @@ impl Handler {
                 let body = list::entry(&found.connector, id, exchange.dialect);
                 return Ok(Routed::Here(respond::json(StatusCode::OK, body)));
             }
-            Endpoint::Model => {
+            Endpoint::Model(_) => {
                 let target = resolve::model(payload.model_name()?, &catalog, allow)?;
                 (target, terms.path.clone())
+            }
+            Endpoint::Realtime => {
+                realtime::destination(&terms.path, terms.wanted.as_deref(), &catalog, allow)?
             }
             Endpoint::StoredResponse(id) => {
                 let known = self.stored.find(&key.tenant, &id);
@@ -274,6 +304,9 @@ impl Handler {
             }
             Endpoint::Mcp(path) => {
                 let target = resolve::service(&path, ServiceKind::Mcp, &catalog, allow)?;
+                let era = Era::of(&terms.headers, payload.message());
+                let headers = &mut terms.headers;
+                exchange.visit = Some(self.sessions.visit(&key.tenant, &path, era, headers)?);
                 (target, "/".to_owned())
             }
             Endpoint::Http {
@@ -291,23 +324,29 @@ impl Handler {
             _ => None,
         };
         fields.model.clone_from(&target.model);
-        if terms.makes_response()
-            && let Some(service) = target.services.first()
-        {
-            let (connector, service) = (target.connector.clone(), service.clone());
-            exchange.remember = Some(Remember {
-                stored: Arc::clone(&self.stored),
-                tenant: key.tenant.clone(),
-                service: ServicePath { connector, service },
-            });
+        if terms.makes_response() {
+            exchange.remember = self.remember(&key.tenant, &target);
         }
         let (headers, body) = payload.outbound(terms.headers.clone(), target.model.as_deref());
+        let fault = Fault::default();
+        let body = Noted::new(body, fault.clone());
         let request = upstream::request(terms.method.clone(), &path, headers, body)?;
         Ok(Routed::Away(Box::new(Outbound {
             target,
             request,
+            fault,
             terms,
         })))
+    }
+
+    /// Where the id of the answer is put down, should it have one.
+    fn remember(&self, tenant: &TenantName, target: &Target) -> Option<Remember> {
+        let (connector, service) = (target.connector.clone(), target.services.first()?.clone());
+        Some(Remember {
+            stored: Arc::clone(&self.stored),
+            tenant: tenant.clone(),
+            service: ServicePath { connector, service },
+        })
     }
 
     /// Hands the call to the relay and waits for the head of an answer. Dropping this cancels it.
@@ -323,6 +362,7 @@ impl Handler {
         let Outbound {
             target,
             request,
+            fault,
             terms,
         } = outbound;
         let meta = CallMeta {
@@ -331,7 +371,8 @@ impl Handler {
             caller: upstream::caller(key),
             trace: terms.trace,
         };
-        let target = upstream::call_target(key.tenant.clone(), &target);
+        let mut target = upstream::call_target(key.tenant.clone(), &target);
+        target.affinity = exchange.visit.as_ref().and_then(Visit::affinity);
         let before = exchange.guard.began().elapsed();
         let relay = self.relay.clone();
         let mut call = Box::pin(async move { relay.call(target, meta, request).await });
@@ -352,7 +393,8 @@ impl Handler {
                     .note(upstream::note_failure(&failed));
                 let request_id = exchange.guard.request_id();
                 tracing::debug!(request_id, error = %failed.cause, "a call failed");
-                Err(upstream::failed(&failed))
+                let own = (failed.cause == FailCause::Caller).then(|| fault.problem());
+                Err(own.flatten().unwrap_or_else(|| upstream::failed(&failed)))
             }
         }
     }

@@ -16,8 +16,12 @@ use crate::{
     limit::{self, Announced, HeldUp, Streamed, UpBody},
     mcp::peek::Peek,
     metadata::{METADATA, Metadata},
-    model::body::ModelBody,
-    route::endpoint::Endpoint,
+    model::{
+        body::ModelBody,
+        form::{self, Form},
+    },
+    route::endpoint::{Endpoint, Shape},
+    upgrade::UpStream,
     upstream,
 };
 
@@ -58,6 +62,10 @@ pub struct Terms {
 pub enum Payload<B> {
     /// Held, and its model is known.
     Model(ModelBody, Share),
+    /// A form, held up to its model.
+    Form(Form<B>),
+    /// What comes once the protocol has changed.
+    Switched(UpStream),
     /// Held: an MCP message.
     Message(Bytes, Peek, Share),
     /// Passed on as it comes.
@@ -131,8 +139,14 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     match endpoint {
-        Endpoint::Model => {
-            check_json(&terms.headers)?;
+        Endpoint::Model(shape) => {
+            check_coding(&terms.headers)?;
+            if let Some(boundary) = form::boundary(&terms.headers)? {
+                check_form(*shape)?;
+                let terms = (terms.announced, terms.deadline);
+                let form = Form::read(&boundary, terms, body, budget, count).await?;
+                return Ok(Payload::Form(form));
+            }
             let HeldBody { bytes, share } = budget
                 .hold(terms.announced, terms.deadline, body, &count)
                 .await?;
@@ -150,6 +164,7 @@ where
         }
         Endpoint::Mcp(_)
         | Endpoint::StoredResponse(_)
+        | Endpoint::Realtime
         | Endpoint::ModelList
         | Endpoint::ModelEntry(_)
         | Endpoint::Http { .. } => Ok(Payload::Streamed(Streamed::new(body, count))),
@@ -161,9 +176,19 @@ impl<B> Payload<B> {
     pub fn model_name(&self) -> Result<&str, Problem> {
         match self {
             Self::Model(body, _) => Ok(body.model()),
-            Self::Message(..) | Self::Streamed(_) => {
+            Self::Form(form) => Ok(form.model()),
+            Self::Message(..) | Self::Streamed(_) | Self::Switched(_) => {
                 Err(Problem::new(CallerCode::BadRequest, "The body names no model.").about("model"))
             }
+        }
+    }
+
+    /// What an MCP message says.
+    pub const fn message(&self) -> Option<&Peek> {
+        if let Self::Message(_, peek, _) = self {
+            Some(peek)
+        } else {
+            None
         }
     }
 
@@ -171,6 +196,14 @@ impl<B> Payload<B> {
     pub fn outbound(self, mut headers: HeaderMap, model: Option<&str>) -> (HeaderMap, UpBody<B>) {
         let (pieces, share) = match self {
             Self::Streamed(streamed) => return (headers, UpBody::Streamed(streamed)),
+            Self::Switched(stream) => return (headers, UpBody::Switched(stream)),
+            Self::Form(form) => {
+                let name = model.unwrap_or_else(|| form.model()).to_owned();
+                let (form, change) = form.with_model(&name);
+                change_length(&mut headers, change);
+                headers.remove(header::ACCEPT_ENCODING);
+                return (headers, UpBody::Form(form));
+            }
             Self::Message(bytes, _, share) => (vec![bytes], share),
             Self::Model(body, share) => {
                 let name = model.unwrap_or_else(|| body.model());
@@ -185,22 +218,34 @@ impl<B> Payload<B> {
     }
 }
 
-/// Refuses early what could not be read as JSON, with a better reason than its first byte.
-fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let of = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    if of(header::CONTENT_TYPE).is_some_and(|kind| kind.trim_start().starts_with("multipart/")) {
-        let what = "Multipart bodies are not served by this version.";
-        return Err(Problem::new(CallerCode::BadRequest, what).closing());
+/// The length that the head declares, if it does, after a change of the body.
+fn change_length(headers: &mut HeaderMap, change: i64) {
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length: Option<u64> = length.and_then(|text| text.to_str().ok()?.parse().ok());
+    if let Some(length) = length.and_then(|length| length.checked_add_signed(change)) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    if of(header::CONTENT_ENCODING).is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
+}
+
+/// Refuses early what could not be read, with a better reason than its first byte.
+fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let coding = headers.get(header::CONTENT_ENCODING);
+    let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if coding.is_some_and(|coding| !plain(coding)) {
         let what = "Compressed request bodies are not served.";
         return Err(Problem::new(CallerCode::BadRequest, what).closing());
     }
     Ok(())
+}
+
+fn check_form(shape: Shape) -> Result<(), Problem> {
+    match shape {
+        Shape::Form => Ok(()),
+        Shape::Json => {
+            let what = "This path takes a JSON object, not a form.";
+            Err(Problem::new(CallerCode::BadRequest, what).closing())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +255,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::{answer::CutFlag, held::HELD_BUDGET, metrics::EdgeMetrics};
+    use crate::{answer::CutFlag, held::HELD_BUDGET, metrics::EdgeMetrics, upgrade::Pumps};
 
     fn head(uri: &str, headers: &[(&'static str, &'static str)]) -> Parts {
         let mut request = Request::post(uri);
@@ -225,6 +270,7 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             scheme: "https",
             cut: CutFlag::default(),
+            pumps: Pumps::new().0,
         };
         let place = place();
         terms(head, &peer, &place, RequestId::from_bytes([7; 16]))

@@ -22,6 +22,8 @@ use tokio::time::{Instant, Sleep, timeout_at};
 use crate::{
     error::{CallerCode, Problem},
     held::Share,
+    model::form::FormUp,
+    upgrade::UpStream,
 };
 
 /// Most headers of a request; the tunnel carries as many.
@@ -83,6 +85,10 @@ pub enum UpBody<B> {
     Held(HeldUp),
     /// Passed on as it comes.
     Streamed(Streamed<B>),
+    /// A form, whose rest is passed on as it comes.
+    Form(FormUp<B>),
+    /// What comes once the protocol has changed.
+    Switched(UpStream),
 }
 
 /// A body that is passed on as it comes: counted, and given up after a long silence.
@@ -122,6 +128,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UpBody<B> {
                 Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
             }
             Self::Streamed(streamed) => streamed.poll(cx),
+            Self::Form(form) => Pin::new(form).poll_frame(cx),
+            Self::Switched(stream) => Pin::new(stream).poll_frame(cx),
         }
     }
 
@@ -129,6 +137,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UpBody<B> {
         match self {
             Self::Held(held) => held.left == 0,
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
+            Self::Form(form) => form.is_end_stream(),
+            Self::Switched(stream) => stream.is_end_stream(),
         }
     }
 
@@ -136,12 +146,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UpBody<B> {
         match self {
             Self::Held(held) => SizeHint::with_exact(held.left),
             Self::Streamed(streamed) => streamed.body.size_hint(),
+            Self::Form(form) => form.size_hint(),
+            Self::Switched(stream) => stream.size_hint(),
         }
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Streamed<B> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             if !std::mem::replace(&mut self.waiting, true) {
                 self.idle.as_mut().reset(Instant::now() + STREAMED_IDLE);

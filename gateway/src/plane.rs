@@ -21,6 +21,7 @@ use crate::{
     exit::Failure,
     handler::{Handler, Wiring},
     journal::{Journal, QUEUE},
+    mcp::session::Sessions,
     metrics::EdgeMetrics,
     node::bind,
     record::Recorder,
@@ -155,6 +156,7 @@ pub async fn start(
     let (relay, requests) = bound.map_err(|e| Failure::unreachable(&e))?;
     relay.metrics().register(registry);
     tasks.spawn(admission::follow(config, admitted));
+    keep_session_keys(control, &node.key, tasks).await?;
     tasks.spawn(courier::carry(control.clone(), requests));
     let renewal = Renewal {
         replica,
@@ -208,6 +210,19 @@ pub async fn start(
     ))
 }
 
+/// Those that are wanted now are there before anybody can call.
+async fn keep_session_keys(
+    control: &Control,
+    key: &PlaneKey,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), Failure> {
+    let minted = control.mint_session_keys(key).await;
+    minted.map_err(|e| Failure::internal(&e))?;
+    let (control, key) = (control.clone(), key.clone());
+    tasks.spawn(async move { control.keep_session_keys(key).await });
+    Ok(())
+}
+
 async fn enroll(
     node: &PlaneSpec,
     control: &Control,
@@ -249,6 +264,7 @@ async fn handler(
         config: control.snapshot(),
         relay: relay.clone(),
         settings,
+        sessions: Sessions::new(control.snapshot(), node.key.clone()),
         recorder: Recorder::new(metrics.clone(), queue),
         metrics,
     }))

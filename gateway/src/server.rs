@@ -36,6 +36,7 @@ use crate::{
     places::{Place, Places},
     sources::{SourcePlace, Sources},
     stall::Stall,
+    upgrade::Pumps,
 };
 
 /// What callers' connections may take up.
@@ -207,10 +208,12 @@ impl Server {
     }
 
     async fn serve(&self, io: Io, source: SocketAddr) {
+        let (pumps, mut pumping) = Pumps::new();
         let peer = Peer {
             address: source.ip(),
             scheme: io.scheme(),
             cut: CutFlag::default(),
+            pumps,
         };
         let io = Guarded {
             io,
@@ -222,7 +225,8 @@ impl Server {
         let service = service_fn(move |request: Request<Incoming>| {
             answer(Arc::clone(&handler), request, peer.clone(), asking.begin())
         });
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(io), service));
+        let io = TokioIo::new(io);
+        let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, service));
         let every = self.bounds.head_timeout;
         let mut looks = interval_at(Instant::now() + every, every);
         let (mut last, mut idle, mut stalled, mut stopping) = (Look::default(), 0, 0, false);
@@ -244,6 +248,8 @@ impl Server {
                             return;
                         }
                     }
+                    // What has changed its protocol may be silent for ever.
+                    Seen::Idle if !pumping.is_idle() => {}
                     Seen::Idle if idle >= IDLE_LOOKS => return,
                     Seen::Idle => {
                         idle += 1;
@@ -251,14 +257,16 @@ impl Server {
                         connection.as_mut().graceful_shutdown();
                     }
                 },
+                () = pumping.turn() => {}
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(%source, error = %chain(error.as_ref()), "a caller's connection broke");
                     }
-                    return;
+                    break;
                 }
             }
         }
+        pumping.finish().await;
     }
 }
 
@@ -291,6 +299,7 @@ fn builder(bounds: Bounds) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
         .max_concurrent_streams(MAX_STREAMS)
+        .enable_connect_protocol()
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
     builder

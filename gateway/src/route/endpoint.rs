@@ -7,37 +7,48 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{CallerCode, Problem};
 
-/// Paths whose `POST` has a JSON body that names the model.
-const MODEL_PATHS: [&str; 16] = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/responses/compact",
-    "/v1/responses/input_tokens",
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/v1/moderations",
-    "/v1/audio/speech",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/images/generations",
-    "/v1/images/edits",
-    "/v1/images/variations",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
+/// Paths whose `POST` names the model in its body, and what such a body may be.
+const MODEL_PATHS: [(&str, Shape); 16] = [
+    ("/v1/chat/completions", Shape::Json),
+    ("/v1/completions", Shape::Json),
+    ("/v1/responses", Shape::Json),
+    ("/v1/responses/compact", Shape::Json),
+    ("/v1/responses/input_tokens", Shape::Json),
+    ("/v1/embeddings", Shape::Json),
+    ("/v1/rerank", Shape::Json),
+    ("/v1/moderations", Shape::Json),
+    ("/v1/audio/speech", Shape::Json),
+    ("/v1/audio/transcriptions", Shape::Form),
+    ("/v1/audio/translations", Shape::Form),
+    ("/v1/images/generations", Shape::Json),
+    ("/v1/images/edits", Shape::Form),
+    ("/v1/images/variations", Shape::Form),
+    ("/v1/messages", Shape::Json),
+    ("/v1/messages/count_tokens", Shape::Json),
 ];
+
+/// What the body of a model call may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A JSON object.
+    Json,
+    /// A multipart form; or a JSON object, as images may be named by their URLs.
+    Form,
+}
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// A call of a model API whose body names the model.
-    Model,
+    Model(Shape),
     /// A call about a stored response, by its id: nothing in it names a model.
     StoredResponse(String),
     /// The list of models.
     ModelList,
     /// One model of the list; the id is decoded.
     ModelEntry(String),
+    /// A conversation over a WebSocket; its query names the model.
+    Realtime,
     /// A single MCP server.
     Mcp(ServicePath),
     /// An HTTP service.
@@ -83,7 +94,7 @@ impl Endpoint {
     /// The closed set of names that metrics and records use.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Model | Self::StoredResponse(_) => "model",
+            Self::Model(_) | Self::StoredResponse(_) | Self::Realtime => "model",
             Self::ModelList | Self::ModelEntry(_) => "models",
             Self::Mcp(_) => "mcp",
             Self::Http { .. } => "http",
@@ -92,12 +103,14 @@ impl Endpoint {
 }
 
 fn model_api(method: &Method, path: &str) -> Option<Endpoint> {
-    if method == Method::POST && MODEL_PATHS.contains(&path) {
-        return Some(Endpoint::Model);
-    }
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    if path == "/v1/models" && reads {
-        return Some(Endpoint::ModelList);
+    match path {
+        "/v1/models" => return reads.then_some(Endpoint::ModelList),
+        "/v1/realtime" => return (method == Method::GET).then_some(Endpoint::Realtime),
+        _ => {}
+    }
+    if let Some(shape) = shape_of(path) {
+        return (method == Method::POST).then_some(Endpoint::Model(shape));
     }
     if let Some(id) = path
         .strip_prefix("/v1/models/")
@@ -108,13 +121,40 @@ fn model_api(method: &Method, path: &str) -> Option<Endpoint> {
     }
     let rest = path.strip_prefix("/v1/responses/")?;
     let (id, action) = rest.split_once('/').unwrap_or((rest, ""));
-    let known = match action {
-        "" => matches!(*method, Method::GET | Method::DELETE),
-        "cancel" => method == Method::POST,
-        "input_items" => method == Method::GET,
-        _ => false,
-    };
+    let known = stored_methods(action).contains(method);
     (known && !id.is_empty()).then(|| Endpoint::StoredResponse(id.to_owned()))
+}
+
+fn shape_of(path: &str) -> Option<Shape> {
+    let listed = |(known, _): &&(&str, Shape)| *known == path;
+    MODEL_PATHS.iter().find(listed).map(|(_, shape)| *shape)
+}
+
+/// What may be done with a stored response, by the last part of the path.
+const fn stored_methods(action: &str) -> &'static [Method] {
+    match action.as_bytes() {
+        b"" => &[Method::GET, Method::DELETE],
+        b"cancel" => &[Method::POST],
+        b"input_items" => &[Method::GET],
+        _ => &[],
+    }
+}
+
+/// The methods of a path that exists.
+fn methods_of(path: &str) -> &'static [Method] {
+    if shape_of(path).is_some() {
+        return &[Method::POST];
+    }
+    if path == "/v1/realtime" {
+        return &[Method::GET];
+    }
+    if path == "/v1/models" || path.starts_with("/v1/models/") {
+        return &[Method::GET, Method::HEAD];
+    }
+    match path.strip_prefix("/v1/responses/") {
+        Some(rest) => stored_methods(rest.split_once('/').map_or("", |(_, action)| action)),
+        None => &[],
+    }
 }
 
 fn mcp(method: &Method, rest: &str) -> Option<Endpoint> {
@@ -144,13 +184,17 @@ fn named(connector: &str, service: &str) -> Option<ServicePath> {
 /// Names what exists, and repeats of the caller's path no more than fits a log line.
 fn not_found(method: &Method, path: &str) -> Problem {
     let shown: String = path.chars().take(100).collect();
+    let methods: Vec<&str> = methods_of(path).iter().map(Method::as_str).collect();
     let hint = if shown.starts_with("/mcp/") {
-        "MCP servers are at /mcp/<connector>/<service> (POST, GET, DELETE)."
+        "MCP servers are at /mcp/<connector>/<service> (POST, GET, DELETE).".to_owned()
     } else if shown.starts_with("/http/") {
-        "HTTP services are at /http/<connector>/<service>/..."
-    } else {
+        "HTTP services are at /http/<connector>/<service>/...".to_owned()
+    } else if methods.is_empty() {
         "Served are the OpenAI and Anthropic paths under /v1, /mcp/<connector>/<service> and \
          /http/<connector>/<service>/..."
+            .to_owned()
+    } else {
+        format!("The path takes {}.", methods.join(", "))
     };
     Problem::new(
         CallerCode::RouteNotFound,
@@ -175,10 +219,19 @@ mod tests {
 
     #[test]
     fn model_paths_are_exact() {
-        for path in MODEL_PATHS {
-            assert_eq!(parse(Method::POST, path), Some(Endpoint::Model), "{path}");
-            assert_ne!(parse(Method::GET, path), Some(Endpoint::Model), "{path}");
+        for (path, shape) in MODEL_PATHS {
+            let wanted = Some(Endpoint::Model(shape));
+            assert_eq!(parse(Method::POST, path), wanted, "{path}");
+            for method in [Method::HEAD, Method::PUT, Method::PATCH, Method::OPTIONS] {
+                assert_eq!(parse(method, path), None, "{path}");
+            }
         }
+        assert_eq!(parse(Method::GET, "/v1/chat/completions"), None);
+        assert_eq!(
+            parse(Method::GET, "/v1/realtime?model=dev%2Fx"),
+            Some(Endpoint::Realtime)
+        );
+        assert_eq!(parse(Method::POST, "/v1/realtime"), None);
         for path in [
             "/v1/chat",
             "/v1/chat/completions/",
@@ -220,6 +273,23 @@ mod tests {
         }
         assert_eq!(parse(Method::POST, "/v1/responses/r1"), None);
         assert_eq!(parse(Method::GET, "/v1/responses/"), None);
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_ones() {
+        for (method, path, right) in [
+            (Method::GET, "/v1/embeddings", "takes POST."),
+            (Method::PUT, "/v1/responses/r1", "takes GET, DELETE."),
+            (Method::GET, "/v1/responses/r1/cancel", "takes POST."),
+            (Method::DELETE, "/v1/models/a/b", "takes GET, HEAD."),
+            (Method::POST, "/v1/realtime", "takes GET."),
+            (Method::GET, "/v1/nothing", "Served are"),
+            (Method::GET, "/v1/responses/r1/x", "Served are"),
+        ] {
+            let problem = Endpoint::parse(&method, &path.parse().unwrap()).unwrap_err();
+            assert_eq!(problem.code(), CallerCode::RouteNotFound);
+            assert!(problem.message().contains(right), "{}", problem.message());
+        }
     }
 
     #[test]

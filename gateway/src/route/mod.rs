@@ -2,4 +2,5 @@
 
 pub mod catalog;
 pub mod endpoint;
+pub mod realtime;
 pub mod resolve;

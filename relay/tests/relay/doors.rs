@@ -46,10 +46,10 @@ async fn silent(world: &World) -> Connection {
 }
 
 fn code(end: &ConnectionEnd) -> Code {
-    match end {
-        ConnectionEnd::Peer { code, .. } => *code,
-        other => panic!("not closed with a code: {other}"),
-    }
+    let ConnectionEnd::Peer { code, .. } = end else {
+        panic!("not closed with a code: {end}")
+    };
+    *code
 }
 
 fn revoke_acme(world: &World) -> Bytes {

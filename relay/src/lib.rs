@@ -145,7 +145,7 @@ pub use answer::{AnswerBody, AnswerCut};
 pub use book::CapReached;
 pub use call::{Affinity, Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
 pub use config::{DoorLimits, ParkedLimits, RelayConfig, RelayInputs};
-pub use culvert_tunnel::ResetKeys;
+pub use culvert_tunnel::{ResetKeys, Transport};
 pub use directory::Directory;
 pub use handle::Link;
 pub use join::{ControlRequest, JOIN_PATH, JoinRefusal};

@@ -225,3 +225,203 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use culvert_control::{AuthorityKey, Control, ControlConfig};
+    use culvert_relay::Transport;
+    use culvert_wire::{ServiceKind, SessionId};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct World {
+        folder: TempDir,
+        control: Control,
+        tenant: TenantName,
+        sessions: Sessions,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let key = AuthorityKey::from_file(&folder.path().join("authority.key"), true).unwrap();
+            let domain = "culvert.test".parse().unwrap();
+            let store = folder.path().join("culvert.redb");
+            let config = ControlConfig::embedded(&store, key, domain).await.unwrap();
+            let control = Control::open(config).await.unwrap();
+            let dev = control.bootstrap_dev(None).await.unwrap();
+            control.refresh().await.unwrap();
+            let plane = plane_key(&folder, "plane.key");
+            control.mint_session_keys(&plane).await.unwrap();
+            Self {
+                sessions: Sessions::new(control.snapshot(), plane),
+                folder,
+                control,
+                tenant: dev.tenant,
+            }
+        }
+
+        fn visit(&self, path: &str, headers: &mut HeaderMap) -> Result<Visit, Problem> {
+            let path = ServicePath::parse(path).unwrap();
+            self.sessions
+                .visit(&self.tenant, &path, Era::Sessions, headers)
+        }
+
+        /// The id that the caller gets when the server at `dev/tickets` says `upstream`.
+        fn begun(&self, upstream: &'static str) -> HeaderValue {
+            let visit = self.visit("dev/tickets", &mut HeaderMap::new()).unwrap();
+            assert_eq!(visit.affinity(), None);
+            let mut answer = with(HeaderValue::from_static(upstream));
+            visit.answer(&mut answer, &route()).unwrap();
+            answer.remove(SESSION_ID).unwrap()
+        }
+
+        fn is_gone(&self, path: &str, id: &HeaderValue) -> bool {
+            match self.visit(path, &mut with(id.clone())) {
+                Ok(_) => false,
+                Err(problem) => problem.code() == CallerCode::SessionNotFound,
+            }
+        }
+    }
+
+    fn plane_key(folder: &TempDir, name: &str) -> PlaneKey {
+        PlaneKey::from_file(&folder.path().join(name), true).unwrap()
+    }
+
+    fn with(id: HeaderValue) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(SESSION_ID, id);
+        headers
+    }
+
+    fn route() -> Route {
+        Route {
+            connector: "dev".parse().unwrap(),
+            service: "tickets".parse().unwrap(),
+            kind: ServiceKind::Mcp,
+            definition: [7; 32],
+            agent: AgentId::from_bytes([3; 16]),
+            session: SessionId::from_bytes([1; 16]),
+            transport: Transport::Quic,
+            attempts: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_the_servers_upstream_and_sealed_to_its_caller() {
+        let world = World::new().await;
+        let id = world.begun("secret-42");
+        let text = id.to_str().unwrap();
+        assert!(
+            text.starts_with("cs1.") && !text.contains("secret"),
+            "{text}"
+        );
+        let mut request = with(id.clone());
+        let visit = world.visit("dev/tickets", &mut request).unwrap();
+        assert_eq!(request[SESSION_ID], "secret-42");
+        let affinity = visit.affinity().unwrap();
+        assert_eq!(affinity.agent, route().agent);
+        assert_eq!(affinity.definition, route().definition);
+        // A server that repeats its id changes nothing for the caller.
+        let mut answer = with(HeaderValue::from_static("secret-42"));
+        visit.answer(&mut answer, &route()).unwrap();
+        assert_eq!(answer[SESSION_ID], id);
+        let visit = world.visit("dev/tickets", &mut with(id.clone())).unwrap();
+        let mut other = with(HeaderValue::from_static("another"));
+        visit.answer(&mut other, &route()).unwrap();
+        assert_ne!(other[SESSION_ID], id);
+        let visit = world.visit("dev/tickets", &mut with(id)).unwrap();
+        let mut silent = HeaderMap::new();
+        visit.answer(&mut silent, &route()).unwrap();
+        assert!(silent.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sealed_for_this_caller_and_path_is_no_session() {
+        let world = World::new().await;
+        let id = world.begun("s");
+        assert!(!world.is_gone("dev/tickets", &id));
+        assert!(world.is_gone("dev/other", &id));
+        assert!(world.is_gone("prod/tickets", &id));
+        for made_up in ["s", "cs1", "cs1.0011223344556677.AAAA", "cs2.x.y"] {
+            assert!(world.is_gone("dev/tickets", &HeaderValue::from_static(made_up)));
+        }
+        let text = id.to_str().unwrap();
+        let cut = HeaderValue::from_str(&text[..text.len() - 2]).unwrap();
+        assert!(world.is_gone("dev/tickets", &cut));
+        let other: TenantName = "other".parse().unwrap();
+        let path = ServicePath::parse("dev/tickets").unwrap();
+        let (headers, era) = (&mut with(id.clone()), Era::Sessions);
+        let foreign = world.sessions.visit(&other, &path, era, headers);
+        assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
+        // A plane that the keys were not wrapped for.
+        let elsewhere = plane_key(&world.folder, "other.key");
+        let elsewhere = Sessions::new(world.control.snapshot(), elsewhere);
+        let headers = &mut with(id);
+        let foreign = elsewhere.visit(&world.tenant, &path, Era::Sessions, headers);
+        assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
+        let fresh = elsewhere.visit(&world.tenant, &path, Era::Sessions, &mut HeaderMap::new());
+        let sealed = fresh
+            .unwrap()
+            .answer(&mut with(HeaderValue::from_static("s")), &route());
+        assert_eq!(sealed.unwrap_err().code(), CallerCode::Overloaded);
+    }
+
+    #[tokio::test]
+    async fn a_session_lasts_a_day_and_no_longer() {
+        let world = World::new().await;
+        for (age, is_gone) in [
+            (SESSION_LIFETIME - Duration::from_secs(60), false),
+            (SESSION_LIFETIME, true),
+        ] {
+            let session = Session {
+                issued: SystemTime::now() - age,
+                agent: route().agent,
+                definition: [0; 32],
+                upstream: HeaderValue::from_static("s"),
+            };
+            let sealed = world.sessions.seal(&world.tenant, "dev/tickets", &session);
+            assert_eq!(world.is_gone("dev/tickets", &sealed.unwrap()), is_gone);
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_without_sessions_neither_send_nor_get_one() {
+        let world = World::new().await;
+        let mut request = with(world.begun("s"));
+        let path = ServicePath::parse("dev/tickets").unwrap();
+        let visit = world
+            .sessions
+            .visit(&world.tenant, &path, Era::Stateless, &mut request);
+        let visit = visit.unwrap();
+        assert!(request.is_empty() && visit.affinity().is_none());
+        let mut answer = with(HeaderValue::from_static("s"));
+        visit.answer(&mut answer, &route()).unwrap();
+        assert!(answer.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_id_that_would_not_fit_a_head_is_the_servers_fault() {
+        let world = World::new().await;
+        let visit = world.visit("dev/tickets", &mut HeaderMap::new()).unwrap();
+        let long = HeaderValue::from_str(&"x".repeat(MAX_UPSTREAM + 1)).unwrap();
+        let refused = visit.answer(&mut with(long), &route()).unwrap_err();
+        assert_eq!(refused.code(), CallerCode::BackendProtocol);
+    }
+
+    #[test]
+    fn what_a_session_is_comes_back_as_it_was() {
+        let session = Session {
+            issued: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            agent: AgentId::from_bytes([1; 16]),
+            definition: [2; 32],
+            upstream: HeaderValue::from_static("id"),
+        };
+        assert_eq!(Session::decode(&session.encode()), Some(session));
+        for short in 0..FIXED {
+            assert_eq!(Session::decode(&vec![0xff; short]), None);
+        }
+        assert_eq!(Session::decode(&[0xff; FIXED + 3]), None);
+    }
+}

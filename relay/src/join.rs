@@ -1,4 +1,6 @@
-//! `POST /v1/join`: one HTTP/1 request on a connection of its own, handed to the embedder.
+//! `POST /v1/join` and `POST /v1/renew`: one HTTP/1 request on a connection of its own, handed to
+//! the embedder. Who renews here has a leaf that has expired, and so cannot link any more; its
+//! proof is inside the request, as it is over a link.
 //!
 //! The relay redeems nothing and knows no store: it bounds what a stranger may send, parses it,
 //! and passes it on with a slot for the answer. Every refusal looks the same from outside.
@@ -25,8 +27,10 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 
-/// The one path that is served here.
+/// Where newcomers redeem their tokens: JSON both ways.
 pub const JOIN_PATH: &str = "/v1/join";
+/// Where members renew whose leaf has expired: `culvert-certs`' renewal in, JSON out.
+pub const RENEW_PATH: &str = "/v1/renew";
 
 /// Something that only control can answer.
 #[derive(Debug)]
@@ -40,10 +44,10 @@ pub enum ControlRequest {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<JoinAnswer, JoinRefusal>>,
     },
-    /// A linked agent asks for a new certificate; the plane is a courier.
+    /// An agent asks for a new certificate; the plane is a courier.
     Renew {
-        /// The leaf that its connection proved.
-        leaf: PeerLeaf,
+        /// The leaf that its connection proved; none where its leaf has expired and it has no link.
+        leaf: Option<PeerLeaf>,
         /// What it sent, with its own proof inside; the bytes are `culvert-certs`' renewal.
         request: Bytes,
         /// Where the answer goes.
@@ -74,6 +78,8 @@ pub(crate) struct JoinDesk {
 enum Outcome {
     /// With the answer's JSON.
     Joined(Vec<u8>),
+    /// The same.
+    Renewed(Bytes),
     NoSuchPath,
     WrongMethod,
     Malformed,
@@ -114,9 +120,11 @@ impl JoinDesk {
     }
 
     async fn answer(&self, request: Request<Incoming>, source: SocketAddr) -> Outcome {
-        if request.uri().path() != JOIN_PATH {
-            return Outcome::NoSuchPath;
-        }
+        let renews = match request.uri().path() {
+            JOIN_PATH => false,
+            RENEW_PATH => true,
+            _ => return Outcome::NoSuchPath,
+        };
         if request.method() != Method::POST {
             return Outcome::WrongMethod;
         }
@@ -125,6 +133,9 @@ impl JoinDesk {
             Ok(Err(outcome)) => return outcome,
             Err(_) => return Outcome::TooSlow,
         };
+        if renews {
+            return renewed(&self.control, body).await;
+        }
         match serde_json::from_slice::<JoinRequest>(&body) {
             Ok(request) => self.ask(request, source).await,
             Err(_) => Outcome::Malformed,
@@ -143,6 +154,21 @@ impl JoinDesk {
             Err(JoinRefusal::Refused) => Outcome::Refused,
             Err(JoinRefusal::Unavailable) => Outcome::Unavailable,
         }
+    }
+}
+
+/// What control says of a renewal.
+async fn renewed(control: &mpsc::Sender<ControlRequest>, request: Bytes) -> Outcome {
+    let (reply, answer) = oneshot::channel();
+    let asked = ControlRequest::Renew {
+        leaf: None,
+        request,
+        reply,
+    };
+    match ask_control(control, asked, answer, JOIN_ANSWER_WAIT).await {
+        Ok(answer) => Outcome::Renewed(answer),
+        Err(JoinRefusal::Refused) => Outcome::Refused,
+        Err(JoinRefusal::Unavailable) => Outcome::Unavailable,
     }
 }
 
@@ -175,6 +201,7 @@ impl Outcome {
     fn name(&self) -> &'static str {
         match self {
             Self::Joined(_) => "joined",
+            Self::Renewed(_) => "renewed",
             Self::NoSuchPath => "not_found",
             Self::WrongMethod => "method_not_allowed",
             Self::Malformed => "bad_request",
@@ -187,7 +214,7 @@ impl Outcome {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Joined(_) => StatusCode::OK,
+            Self::Joined(_) | Self::Renewed(_) => StatusCode::OK,
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed => StatusCode::BAD_REQUEST,
@@ -200,28 +227,35 @@ impl Outcome {
 
     fn message(&self) -> &'static str {
         match self {
-            Self::Joined(_) => "",
-            Self::NoSuchPath => "only /v1/join is served here",
-            Self::WrongMethod => "joining is a POST",
+            Self::Joined(_) | Self::Renewed(_) => "",
+            Self::NoSuchPath => "only /v1/join and /v1/renew are served here",
+            Self::WrongMethod => "joining and renewing are a POST",
             Self::Malformed => "the body is not a join request",
-            Self::TooLarge => "the body is larger than a join request can be",
+            Self::TooLarge => "the body is larger than such a request can be",
             Self::TooSlow => "the body did not arrive in time",
-            Self::Refused => "the join was refused; ask for a new token",
-            Self::Unavailable => "joining is not possible at the moment; try again",
+            Self::Refused => "the request was refused; ask for a new token",
+            Self::Unavailable => "this is not possible at the moment; try again",
         }
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
         let (status, code) = (self.status(), self.name());
-        let body = if let Self::Joined(answer) = self {
-            answer
-        } else {
-            let error = serde_json::json!({ "code": code, "message": self.message() });
-            serde_json::json!({ "error": error })
-                .to_string()
-                .into_bytes()
+        let message = self.message();
+        let body = match self {
+            Self::Joined(answer) => answer.into(),
+            Self::Renewed(answer) => answer,
+            Self::NoSuchPath
+            | Self::WrongMethod
+            | Self::Malformed
+            | Self::TooLarge
+            | Self::TooSlow
+            | Self::Refused
+            | Self::Unavailable => {
+                let error = serde_json::json!({ "code": code, "message": message });
+                serde_json::json!({ "error": error }).to_string().into()
+            }
         };
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(

@@ -103,8 +103,8 @@
 //!
 //! # The TCP side
 //!
-//! The same port number on TCP takes `culvert-join/1`: one bounded `POST /v1/join`, handed out as a
-//! [`ControlRequest`]. TLS connections that speak of no culvert protocol go to the embedder's
+//! The same port number on TCP takes `culvert-join/1`: one bounded `POST /v1/join`, or `/v1/renew` of
+//! a member whose leaf has expired, handed out as a [`ControlRequest`]. TLS connections that speak of no culvert protocol go to the embedder's
 //! [`Edge`], if it has one.
 
 mod admit;
@@ -148,7 +148,7 @@ pub use config::{DoorLimits, ParkedLimits, RelayConfig, RelayInputs};
 pub use culvert_tunnel::{ResetKeys, Transport};
 pub use directory::Directory;
 pub use handle::Link;
-pub use join::{ControlRequest, JOIN_PATH, JoinRefusal};
+pub use join::{ControlRequest, JOIN_PATH, JoinRefusal, RENEW_PATH};
 pub use link::{LinkEntry, LinkId, LinkState};
 pub use meter::ServiceMeter;
 pub use metrics::Metrics;

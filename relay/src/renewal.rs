@@ -55,7 +55,7 @@ impl Turn {
     ) -> Renewed {
         let (reply, answer) = oneshot::channel();
         let asked = ControlRequest::Renew {
-            leaf,
+            leaf: Some(leaf),
             request,
             reply,
         };

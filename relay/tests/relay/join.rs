@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use culvert_certs::{JoinAnswer, JoinRequest, JoinSubject, JoinToken, KeyPair, TokenSpec, tls};
 use culvert_relay::{ControlRequest, Edge, JoinRefusal};
 use rustls::pki_types::ServerName;
@@ -117,6 +118,39 @@ async fn a_join_is_handed_to_control_and_its_answer_comes_back() {
     assert_eq!(serde_json::from_str::<JoinAnswer>(body).unwrap(), answer);
 }
 
+/// Without a link, and with nothing believed but the proof that the request carries.
+#[tokio::test]
+async fn a_renewal_of_an_expired_member_is_handed_to_control_and_its_answer_comes_back() {
+    let mut world = World::new().await;
+    let head = "POST /v1/renew HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    for (answer, expected) in [
+        (Ok(Bytes::from_static(b"{\"id\":1}")), "200"),
+        (Err(JoinRefusal::Refused), "403"),
+        (Err(JoinRefusal::Unavailable), "503"),
+    ] {
+        let mut stream = tls(&world).await;
+        stream
+            .write_all(format!("{head}a request").as_bytes())
+            .await
+            .unwrap();
+        let asked = done("the request", world.control.recv()).await.unwrap();
+        let ControlRequest::Renew {
+            leaf,
+            request,
+            reply,
+        } = asked
+        else {
+            panic!("{asked:?}")
+        };
+        assert!(leaf.is_none());
+        assert_eq!(request, "a request");
+        reply.send(answer).unwrap();
+        let text = rest(&mut stream).await;
+        assert_eq!(status(&text), expected);
+        assert_eq!(text.ends_with("{\"id\":1}"), expected == "200");
+    }
+}
+
 #[tokio::test]
 async fn refusals_look_alike_and_silence_is_unavailable() {
     let mut world = World::new().await;
@@ -155,6 +189,7 @@ async fn only_one_post_to_one_path_is_served() {
             "404",
         ),
         ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
+        ("GET /v1/renew HTTP/1.1\r\nhost: x\r\n\r\n", "405"),
         (
             "POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nnull",
             "400",

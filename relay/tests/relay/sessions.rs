@@ -201,7 +201,7 @@ async fn a_renewal_is_carried_to_control_and_back() {
             panic!("{asked:?}")
         };
         assert_eq!(request, "a request");
-        assert_eq!(leaf.identity, agent.credentials.identity);
+        assert_eq!(leaf.unwrap().identity, agent.credentials.identity);
         reply.send(answer).unwrap();
         let renewed = link.event("the answer", |event| {
             if let DialerEvent::Renewed(renewed) = event {

@@ -464,6 +464,33 @@ fn a_drain_binds_and_is_acknowledged_after_it_was_told() {
     assert_eq!(dialer.end(), Some(End::Drained { clean: true }));
 }
 
+/// Both leave at once: the agent's word that no call may come any more counts here as well.
+#[test]
+fn a_drain_binds_a_replica_that_leaves_and_still_takes_calls() {
+    let now = Instant::now();
+    let mut acceptor = acceptor(now);
+    acceptor.observe(now, quiet(0));
+    acceptor.handle_command(
+        now,
+        AcceptorCommand::GoAway {
+            leave_in: 60 * SECOND,
+            smear: Duration::ZERO,
+        },
+    );
+    assert_eq!(kinds(&mut acceptor, now), [FrameType::GoAway]);
+    acceptor.handle_timeout(now);
+    assert_eq!(acceptor.end(), None, "idle, and calls may still come");
+    acceptor
+        .handle_frame(now, ControlFrame::Drain(Drain { timeout_ms: 30_000 }))
+        .expect("permitted");
+    let timeout = 30 * SECOND;
+    assert_eq!(events(&mut acceptor), [AcceptorEvent::Draining { timeout }]);
+    assert_eq!(kinds(&mut acceptor, now), [FrameType::DrainAck]);
+    acceptor.observe(now, quiet(0));
+    acceptor.handle_timeout(now);
+    assert!(acceptor.end().is_some(), "idle, and none can come any more");
+}
+
 #[test]
 fn what_a_peer_may_not_send_ends_the_link() {
     let now = Instant::now();

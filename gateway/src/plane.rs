@@ -141,23 +141,9 @@ pub async fn start(
         tls: tls.shown(),
         connections: edge_queue,
     });
-    let config = control.snapshot();
-    let admitted = watch::Sender::new(Arc::new(admission::of(&config.borrow())));
-    let inputs = RelayInputs {
-        credentials: credentials.subscribe(),
-        admission: admitted.subscribe(),
-        heard_at: control.heard_at(),
-        reset_keys: reset_keys(&node.key)?,
-        edge,
-    };
-    let mut relay_config = RelayConfig::new(node.link_listen);
-    relay_config.drain_timeout = node.drain_timeout;
-    let bound = Relay::bind(relay_config, inputs).await;
-    let (relay, requests) = bound.map_err(|e| Failure::unreachable(&e))?;
+    let relay = relay(&node, control, credentials.subscribe(), edge, tasks).await?;
     relay.metrics().register(registry);
-    tasks.spawn(admission::follow(config, admitted));
     keep_session_keys(control, &node.key, tasks).await?;
-    tasks.spawn(courier::carry(control.clone(), requests));
     let renewal = Renewal {
         replica,
         hosts,
@@ -208,6 +194,32 @@ pub async fn start(
         },
         running,
     ))
+}
+
+/// Binds the relay, and brings it what control knows and to control what it asks.
+async fn relay(
+    node: &PlaneSpec,
+    control: &Control,
+    credentials: watch::Receiver<Arc<Credentials>>,
+    edge: Option<Edge>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Relay, Failure> {
+    let config = control.snapshot();
+    let admitted = watch::Sender::new(Arc::new(admission::of(&config.borrow())));
+    let inputs = RelayInputs {
+        credentials,
+        admission: admitted.subscribe(),
+        heard_at: control.heard_at(),
+        reset_keys: reset_keys(&node.key)?,
+        edge,
+    };
+    let mut relay_config = RelayConfig::new(node.link_listen);
+    relay_config.drain_timeout = node.drain_timeout;
+    let bound = Relay::bind(relay_config, inputs).await;
+    let (relay, requests) = bound.map_err(|e| Failure::unreachable(&e))?;
+    tasks.spawn(admission::follow(config, admitted));
+    tasks.spawn(courier::carry(control.clone(), requests));
+    Ok(relay)
 }
 
 /// Those that are wanted now are there before anybody can call.

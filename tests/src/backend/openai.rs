@@ -1,25 +1,27 @@
-//! The OpenAI dialect: models, chat, completions, embeddings, responses.
+//! The OpenAI dialect: models, chat, completions, embeddings.
 
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::script::FAULT_MODELS;
-use super::stream::{self, Events, data, named};
+use super::stream::{self, Events, data};
 use super::{Ask, answer};
 use crate::fault_io::FaultSwitch;
 use crate::serve::Body;
 
 /// Seconds since the epoch that every answer claims to be made at.
-const CREATED: u64 = 1_790_000_000;
+pub(super) const CREATED: u64 = 1_790_000_000;
 /// Dimensions of an embedding.
 const DIMENSIONS: usize = 8;
 /// Models besides those that fail.
-const MODELS: [&str; 6] = [
+const MODELS: [&str; 8] = [
     "demo-model",
     "fast",
     "echo",
     "headers",
     "embed-small",
+    "image-small",
+    "voice",
     "meta-llama/Llama-3.1-8B-Instruct",
 ];
 
@@ -196,54 +198,6 @@ fn embedding(index: usize, base64: bool) -> Value {
     json!(data_encoding::BASE64.encode(&bytes))
 }
 
-pub(super) async fn responses(ask: Ask, switch: FaultSwitch) -> Response<Body> {
-    let item = |text: &str| {
-        json!({"id": "msg_1", "type": "message", "status": "completed", "role": "assistant",
-            "content": [{"type": "output_text", "text": text, "annotations": []}]})
-    };
-    let prompt = prompt_tokens(&ask.json);
-    let response = |status: &str, output: Value| {
-        json!({"id": "resp_fixture", "object": "response", "created_at": CREATED, "status": status, "model": ask.json["model"],
-            "output": output, "parallel_tool_calls": true, "tool_choice": "auto", "tools": [], "error": null,
-            "incomplete_details": null, "instructions": null, "metadata": {}, "temperature": 1.0, "top_p": 1.0,
-            "usage": {"input_tokens": prompt, "output_tokens": ask.script.tokens, "total_tokens": prompt + ask.script.tokens,
-                "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}})
-    };
-    let text = ask.script.text();
-    let whole = response("completed", json!([item(&text)]));
-    if ask.json["stream"].as_bool() != Some(true) {
-        ask.script.pass_time().await;
-        return answer::dressed(
-            answer::done(ask.active, answer::json(StatusCode::OK, &whole)),
-            &ask.script,
-        );
-    }
-    let created = response("in_progress", json!([]));
-    let paced = (0..ask.script.tokens)
-        .map(|index| {
-            let event = json!({"type": "response.output_text.delta", "sequence_number": index + 1, "item_id": "msg_1",
-                "output_index": 0, "content_index": 0, "delta": ask.script.token(index), "logprobs": []});
-            named("response.output_text.delta", &event)
-        })
-        .collect();
-    let opening = vec![named(
-        "response.created",
-        &json!({"type": "response.created", "sequence_number": 0, "response": created}),
-    )];
-    let last = json!({"type": "response.completed", "sequence_number": ask.script.tokens + 1, "response": whole});
-    let closing = vec![named("response.completed", &last)];
-    stream::play(
-        Events {
-            opening,
-            paced,
-            closing,
-        },
-        ask.script,
-        ask.active,
-        switch,
-    )
-}
-
 /// What a chat answers: text, or a call of the first tool that was offered.
 enum Reply {
     Text(Vec<String>),
@@ -301,7 +255,7 @@ fn tool_call(name: &str, arguments: &str) -> Value {
 }
 
 /// A value of the right type for each property of a schema.
-fn arguments_for(schema: &Value) -> String {
+pub(super) fn arguments_for(schema: &Value) -> String {
     let mut arguments = serde_json::Map::new();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let value = match property["type"].as_str() {
@@ -322,8 +276,15 @@ fn token_usage(prompt: u32, completion: u32) -> Value {
     json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
 }
 
+/// Usage as responses and images tell it.
+pub(super) fn input_usage(input: u32, output: u32) -> Value {
+    json!({"input_tokens": input, "output_tokens": output, "total_tokens": input + output,
+        "input_tokens_details": {"cached_tokens": 0, "image_tokens": 0, "text_tokens": input},
+        "output_tokens_details": {"reasoning_tokens": 0}})
+}
+
 /// One token per four bytes of the input, at least one.
-fn prompt_tokens(body: &Value) -> u32 {
+pub(super) fn prompt_tokens(body: &Value) -> u32 {
     let bytes: usize = ["messages", "prompt", "input"]
         .iter()
         .map(|name| body[*name].to_string().len())

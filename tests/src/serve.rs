@@ -85,7 +85,7 @@ async fn connection(stream: TcpStream, handler: Arc<impl Handler>) {
         .max_headers(MAX_HEADERS)
         .max_buf_size(HEAD_BUFFER_BYTES);
     // How a connection of a fixture ends is the business of the test that ended it.
-    drop(builder.serve_connection(io, service).await);
+    drop(builder.serve_connection_with_upgrades(io, service).await);
 }
 
 fn port_from_environment() -> io::Result<u16> {

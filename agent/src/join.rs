@@ -1,10 +1,13 @@
-//! Joining: one HTTPS POST on TCP, to a plane whose chain ends in a root that the token pins.
+//! Joining: one HTTPS POST on TCP, to a plane whose chain ends in a root that the token pins. A member
+//! whose leaf has expired renews in the same way: it has no link to renew over.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_certs::{HostPort, JoinAnswer, JoinRequest, JoinToken, KeyPair, tls};
+use culvert_certs::{
+    HostPort, JoinAnswer, JoinRequest, JoinToken, KeyPair, RootPin, TrustBundle, tls,
+};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
@@ -49,9 +52,50 @@ pub async fn once(token: &JoinToken, key: &KeyPair) -> Result<JoinAnswer, JoinFa
     let body = serde_json::to_vec(&request).map_err(|error| broken(&error))?;
     let config =
         tls::join_client(&token.pins, &token.trust_domain).map_err(|error| broken(&error))?;
-    let mut last = JoinFailure::Unreachable("the token names no address".to_owned());
-    for address in &token.addresses {
-        let asking = ask(address, &config, body.clone().into());
+    ask_each(&token.addresses, &config, &JOIN, body.into()).await
+}
+
+/// Asks each address once for a new certificate. The answer is still to be checked.
+///
+/// # Errors
+/// As [`once`].
+pub(crate) async fn renew(
+    addresses: &[HostPort],
+    bundle: &TrustBundle,
+    request: Bytes,
+) -> Result<JoinAnswer, JoinFailure> {
+    let mut pins = bundle.pins().to_vec();
+    pins.extend(bundle.roots().iter().filter_map(RootPin::of));
+    let config = tls::join_client(&pins, bundle.trust_domain())
+        .map_err(|error| JoinFailure::Broken(chain(&error)))?;
+    ask_each(addresses, &config, &RENEW, request).await
+}
+
+/// What is asked for at the door of those who have no link.
+struct Errand {
+    path: &'static str,
+    content_type: &'static str,
+}
+
+const JOIN: Errand = Errand {
+    path: "/v1/join",
+    content_type: "application/json",
+};
+
+const RENEW: Errand = Errand {
+    path: "/v1/renew",
+    content_type: "application/cbor",
+};
+
+async fn ask_each(
+    addresses: &[HostPort],
+    config: &Arc<rustls::ClientConfig>,
+    errand: &Errand,
+    body: Bytes,
+) -> Result<JoinAnswer, JoinFailure> {
+    let mut last = JoinFailure::Unreachable("no address is known".to_owned());
+    for address in addresses {
+        let asking = ask(address, config, errand, body.clone());
         last = match tokio::time::timeout(JOIN_TIMEOUT, asking).await {
             Ok(Ok(joined)) => return Ok(joined),
             Ok(Err(refused @ JoinFailure::Refused { .. })) => return Err(refused),
@@ -65,6 +109,7 @@ pub async fn once(token: &JoinToken, key: &KeyPair) -> Result<JoinAnswer, JoinFa
 async fn ask(
     address: &HostPort,
     config: &Arc<rustls::ClientConfig>,
+    errand: &Errand,
     body: Bytes,
 ) -> Result<JoinAnswer, JoinFailure> {
     let unreachable = |what: &str, error: &dyn std::error::Error| {
@@ -87,9 +132,9 @@ async fn ask(
         .map_err(|error| unreachable("no HTTP", &error))?;
     let request = Request::builder()
         .method(Method::POST)
-        .uri("/v1/join")
+        .uri(errand.path)
         .header(header::HOST, address.to_string())
-        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_TYPE, errand.content_type)
         .body(Full::new(body))
         .map_err(|error| JoinFailure::Broken(error.to_string()))?;
     let exchange = async {

@@ -290,6 +290,7 @@ async fn attempt(
 }
 
 async fn dial(linking: &Linking, target: &Target) -> Result<Connection, String> {
+    linking.identity.revive().await?;
     let identity = linking.identity.current();
     let credentials = &identity.credentials;
     let config = tls::agent_link_client_with(credentials, linking.post_quantum)

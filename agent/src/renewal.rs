@@ -3,6 +3,9 @@
 //! From half-life on, with jitter, a link carries a request for a certificate on a fresh key to
 //! control; the plane is only the courier. What comes back is checked like an answer to joining,
 //! kept, and used by every dial from then on.
+//!
+//! An agent that slept through the end of its leaf has no link any more. For a time it is still
+//! renewed on the same proof, where it joined, before it dials.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +18,7 @@ use culvert_wire::backoff::scaled;
 use tokio::sync::watch;
 
 use crate::error::chain;
+use crate::join::{self, JoinFailure};
 
 /// Renewals of a fleet that joined together are smeared over this part of a leaf's life.
 const JITTER_PARTS: u32 = 20;
@@ -64,15 +68,59 @@ impl Renewal {
 
     /// The request to send, where it is time and none is under way.
     pub(crate) fn request(&self, now: Instant, clock: SystemTime) -> Option<Bytes> {
+        let is_due = self.is_due(&self.current().credentials, clock);
+        is_due.then(|| self.begin(now)).flatten()
+    }
+
+    /// Renews a leaf that has expired; one that is alive needs nothing.
+    ///
+    /// # Errors
+    /// Why there is still no leaf that a plane would take.
+    pub async fn revive(&self) -> Result<(), String> {
+        let current = self.current();
+        if current.credentials.leaf(SystemTime::now()).is_ok() {
+            return Ok(());
+        }
+        let Some(request) = self.begin(Instant::now()) else {
+            return Err("the certificate has expired; it is not yet time to ask again".to_owned());
+        };
+        let (addresses, bundle) = (&current.membership.addresses, &current.credentials.bundle);
+        tracing::warn!("the certificate has expired; asking for a new one where we joined");
+        let answer = join::renew(addresses, bundle, request).await;
+        let pause = match &answer {
+            // Whoever dials again has a back-off.
+            Err(JoinFailure::Unreachable(_)) => None,
+            Ok(_) | Err(JoinFailure::Refused { .. } | JoinFailure::Broken(_)) => {
+                Some(Instant::now() + NEXT_TRY)
+            }
+        };
+        let attempt = std::mem::replace(&mut *self.attempt(), Attempt::Idle(pause));
+        let Attempt::Asked(_, key) = attempt else {
+            return Err("another renewal has come between".to_owned());
+        };
+        let taken = match answer {
+            Ok(answer) => self.take(answer, key),
+            Err(JoinFailure::Unreachable(reason) | JoinFailure::Broken(reason)) => Err(reason),
+            Err(JoinFailure::Refused { message, .. }) => Err(message),
+        };
+        taken.map_err(|reason| {
+            format!("the certificate has expired and is not renewed: {reason}")
+        })?;
+        tracing::info!("the certificate was renewed");
+        Ok(())
+    }
+
+    /// A request for a certificate on a fresh key, where none is under way.
+    fn begin(&self, now: Instant) -> Option<Bytes> {
         let mut attempt = self.attempt();
         let waits = match &*attempt {
             Attempt::Idle(until) => until.is_some_and(|until| now < until),
             Attempt::Asked(at, _) => now.saturating_duration_since(*at) < LOST,
         };
-        let current = self.current();
-        if waits || !self.is_due(&current.credentials, clock) {
+        if waits {
             return None;
         }
+        let current = self.current();
         let made = KeyPair::generate()
             .map_err(|error| chain(&error))
             .and_then(|key| {
@@ -103,7 +151,9 @@ impl Renewal {
             return;
         };
         let taken = match renewed {
-            Renewed::Issued(answer) => self.take(answer, key),
+            Renewed::Issued(answer) => serde_json::from_slice(answer)
+                .map_err(|error| error.to_string())
+                .and_then(|answer| self.take(answer, key)),
             Renewed::Refused(code) => Err(format!("refused: {code}")),
         };
         match taken {
@@ -113,9 +163,7 @@ impl Renewal {
     }
 
     /// Checks an answer against what is known, keeps it, and makes it the identity.
-    fn take(&self, answer: &[u8], key: KeyPair) -> Result<(), String> {
-        let answer: JoinAnswer =
-            serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    fn take(&self, answer: JoinAnswer, key: KeyPair) -> Result<(), String> {
         let old = self.current();
         let bundle = old
             .credentials
@@ -142,7 +190,7 @@ impl Renewal {
     }
 
     fn is_due(&self, credentials: &Credentials, clock: SystemTime) -> bool {
-        // One that has expired has no leaf any more; it may still be renewed elsewhere.
+        // One that has expired has no leaf any more: [`Renewal::revive`] sees to it.
         credentials
             .leaf(clock)
             .is_ok_and(|leaf| clock + LEAF_LIFETIME / 2 + self.early >= leaf.not_after)

@@ -10,10 +10,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use culvert_agent::error::AgentError;
 use culvert_agent::identity::obtain;
-use culvert_certs::store::{CredentialStore, StoredIdentity};
+use culvert_agent::renewal::Renewal;
+use culvert_certs::store::{CredentialStore, Membership, StoredIdentity};
 use culvert_certs::{
     AgentId, AgentIdentity, Authority, HostPort, Identity, JoinAnswer, JoinRequest, JoinSubject,
-    JoinToken, PlaneIdentity, TokenRecord, TokenSpec, tls,
+    JoinToken, PlaneIdentity, RenewRequest, TokenRecord, TokenSpec, tls,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 const NO_PATIENCE: Duration = Duration::ZERO;
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// A plane that joins whoever has the one token, or answers a status of choice.
 struct Plane {
@@ -36,7 +38,8 @@ struct Plane {
 
 fn authority() -> Arc<Authority> {
     let domain = "culvert.test".parse().expect("a domain");
-    Arc::new(Authority::create(domain, SystemTime::now()).expect("an authority"))
+    let born = SystemTime::now() - 10 * DAY;
+    Arc::new(Authority::create(domain, born).expect("an authority"))
 }
 
 fn subject() -> JoinSubject {
@@ -82,6 +85,78 @@ fn redeem(authority: &Authority, record: &TokenRecord, body: &[u8]) -> Option<Jo
     })
 }
 
+fn renew(authority: &Authority, body: &[u8]) -> Option<JoinAnswer> {
+    let (request, now) = (RenewRequest::decode(body).ok()?, SystemTime::now());
+    let verified = request.verify(authority.bundle(), now).ok()?;
+    let identity = verified.leaf.identity.agent()?.clone();
+    let chain = authority
+        .issue_agent(&verified.csr, &identity, DAY, now)
+        .ok()?;
+    Some(JoinAnswer {
+        id: Identity::Agent(identity),
+        chain: chain.certificates,
+        bundle: authority.bundle().as_bytes().to_vec(),
+        dns_suffixes: Vec::new(),
+        addresses: Vec::new(),
+        gateway_url: None,
+    })
+}
+
+/// An identity whose leaf has expired a week ago, as it is kept.
+async fn expired(plane: &Plane, dir: &Path) -> Renewal {
+    let identity = Identity::Agent(AgentIdentity {
+        trust_domain: plane.authority.trust_domain().clone(),
+        tenant: "acme".parse().expect("a name"),
+        connector: "prod-vpc".parse().expect("a name"),
+        agent: AgentId::random(),
+    });
+    let born = SystemTime::now() - 8 * DAY;
+    let credentials = plane
+        .authority
+        .enroll(&identity, &[], DAY, born)
+        .expect("credentials");
+    let membership = Membership {
+        addresses: vec![plane.address.clone()],
+        ..Membership::default()
+    };
+    let store = CredentialStore::open(dir).expect("a store");
+    store.publish(&credentials, &membership).expect("kept");
+    let stored = obtain(&store, None, NO_PATIENCE)
+        .await
+        .expect("an identity");
+    Renewal::new(stored, Arc::new(store), 0)
+}
+
+#[tokio::test]
+async fn an_agent_whose_leaf_has_expired_renews_where_it_joined() {
+    let (plane, _token) = Plane::new(None).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let renewal = expired(&plane, dir.path()).await;
+    let before = renewal.current();
+    assert!(before.credentials.leaf(SystemTime::now()).is_err());
+    renewal.revive().await.expect("renewed");
+    let after = renewal.current();
+    assert!(after.credentials.leaf(SystemTime::now()).is_ok());
+    assert_eq!(after.credentials.identity, before.credentials.identity);
+    // A leaf that is alive is left alone.
+    renewal.revive().await.expect("nothing to do");
+    assert_eq!(plane.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_expired_agent_that_is_refused_does_not_ask_all_the_time() {
+    let (plane, _token) = Plane::new(Some(403)).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let renewal = expired(&plane, dir.path()).await;
+    let refused = renewal.revive().await.expect_err("refused");
+    assert!(
+        refused.contains("expired") && refused.contains("so"),
+        "{refused}"
+    );
+    renewal.revive().await.expect_err("not yet");
+    assert_eq!(plane.asked.load(Ordering::SeqCst), 1);
+}
+
 impl Plane {
     /// Answers with `status` where it is given, else redeems the token that `record` is of.
     async fn new(status: Option<u16>) -> (Self, JoinToken) {
@@ -113,14 +188,18 @@ impl Plane {
                 let service = service_fn(|request: Request<Incoming>| {
                     let (signer, record) = (Arc::clone(&signer), record.clone());
                     async move {
-                        assert_eq!(request.uri().path(), "/v1/join");
+                        let path = request.uri().path().to_owned();
                         let body = request
                             .into_body()
                             .collect()
                             .await
                             .expect("a body")
                             .to_bytes();
-                        let answer = redeem(&signer, &record, &body);
+                        let answer = match path.as_str() {
+                            "/v1/join" => redeem(&signer, &record, &body),
+                            "/v1/renew" => renew(&signer, &body),
+                            other => panic!("asked for {other}"),
+                        };
                         let (status, body) = match (status, answer) {
                             (None, Some(answer)) => {
                                 (200, serde_json::to_vec(&answer).expect("json"))

@@ -305,12 +305,20 @@ fn flood(cut: Arc<AtomicUsize>) -> Script {
 
 #[tokio::test]
 async fn a_caller_that_does_not_read_is_cut_above_the_budget_and_others_are_not() {
-    let none = ParkedLimits {
-        link: 0,
-        ..ParkedLimits::default()
-    };
+    let usual = ParkedLimits::default();
+    for parked in [
+        ParkedLimits { link: 0, ..usual },
+        ParkedLimits { tenant: 0, ..usual },
+        ParkedLimits { total: 0, ..usual },
+    ] {
+        the_stalled_one_is_cut(parked).await;
+    }
+}
+
+/// One caller stalls, others read on, in a world where nothing may be parked.
+async fn the_stalled_one_is_cut(parked: ParkedLimits) {
     let world = World::with(Plan {
-        parked: none,
+        parked,
         ..Plan::default()
     })
     .await;

@@ -10,6 +10,7 @@
 //! from there on only codes that say "may have begun" are used. Whatever a call waits for, the
 //! caller's leaving and its deadline are heard; both reach the backend as an abort.
 
+mod stdio;
 mod switch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
-use crate::backend::{BackendFailure, Called, SendError};
+use crate::backend::{BackendFailure, Called, InFlight, SendError};
 use crate::error::chain;
 use crate::headers;
 use crate::judge::{self, NotMade, Outgoing};
@@ -54,6 +55,15 @@ pub struct Calls {
 struct Plan {
     service: Arc<Service>,
     admitted: Admitted,
+    /// The agent is leaving: what has no end of its own ends.
+    leaving: CancellationToken,
+}
+
+/// A call that is answered.
+struct Sent {
+    reply: Response<ReplyBody>,
+    /// Counts the call until it is over.
+    load: InFlight,
 }
 
 /// The last word of a call, to be written once nothing else is.
@@ -148,7 +158,11 @@ impl Calls {
         if open.deadline_ms == Some(0) {
             return Err(Code::DeadlineBefore);
         }
-        Ok(Plan { service, admitted })
+        Ok(Plan {
+            service,
+            admitted,
+            leaving: self.leaving.clone(),
+        })
     }
 }
 
@@ -189,14 +203,17 @@ async fn carry(
         Err(error) => return not_made(open, &error),
     };
     let policy = outgoing.judge.clone();
-    let called = match send(plan, open, outgoing, record, begun).await {
-        Ok(called) => called,
+    let sent = match &plan.service.stdio {
+        Some(server) => stdio::send(plan, server, open, outgoing, record, begun).await,
+        None => send(plan, open, outgoing, record, begun).await,
+    };
+    let Sent { reply, load } = match sent {
+        Ok(sent) => sent,
         Err(last) => return last,
     };
-    let Called { answer: got, load } = called;
     let reply = match policy {
-        Some(policy) => judge::answer(&policy, got.response).await,
-        None => Ok(got.response.map(ReplyBody::Backend)),
+        Some(policy) => judge::answer(&policy, reply).await,
+        None => Ok(reply),
     };
     let last = match reply {
         Ok(reply) => pass(reply, open, answer, record).await,
@@ -242,7 +259,7 @@ async fn send(
     outgoing: Outgoing,
     record: &mut Record,
     begun: &AtomicBool,
-) -> Result<Called, Last> {
+) -> Result<Sent, Last> {
     let unreachable = |error: &dyn std::error::Error| {
         let reason = chain(error);
         tracing::debug!(service = %open.service, reason, "no backend can be reached");
@@ -264,7 +281,10 @@ async fn send(
     }
     begun.store(true, Ordering::Relaxed);
     match connected.send(head, outgoing.body).await {
-        Ok(called) => Ok(called),
+        Ok(Called { answer, load }) => Ok(Sent {
+            reply: answer.response.map(ReplyBody::Backend),
+            load,
+        }),
         Err(SendError::NotOffered(error)) => {
             begun.store(false, Ordering::Relaxed);
             Err(unreachable(&error))

@@ -77,6 +77,10 @@ pub struct ServiceArgs {
     /// Anything else over HTTP, for reading (GET and HEAD); a file can allow more.
     #[arg(long, value_name = "NAME=URL", env = "CULVERT_HTTP")]
     pub http: Vec<String>,
+    /// An MCP server on standard streams that the agent runs, for example
+    /// files='npx -y some-server /srv'.
+    #[arg(long, value_name = "NAME=COMMAND", env = "CULVERT_MCP_STDIO")]
+    pub mcp_stdio: Vec<String>,
 }
 
 /// Of `join`.
@@ -188,6 +192,7 @@ impl ServiceArgs {
                 model: self.model.clone(),
                 mcp: self.mcp.clone(),
                 http: self.http.clone(),
+                mcp_stdio: self.mcp_stdio.clone(),
             },
         }
     }

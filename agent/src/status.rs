@@ -61,7 +61,7 @@ pub struct ServiceStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BackendStatus {
-    /// Its url.
+    /// Its url, or the command of a server that the agent runs.
     pub url: String,
     /// `up`, `down` or `unknown`.
     pub state: String,
@@ -88,19 +88,18 @@ impl From<&Service> for ServiceStatus {
             in_flight: service.gate.in_flight(),
             waiting: service.gate.waiting(),
             backends: service
-                .backends
-                .iter()
-                .map(|backend| BackendStatus {
-                    url: backend.endpoint.url().to_owned(),
-                    state: match backend.endpoint.standing() {
+                .endpoints()
+                .map(|endpoint| BackendStatus {
+                    url: endpoint.url().to_owned(),
+                    state: match endpoint.standing() {
                         Standing::Up => "up",
                         Standing::Down => "down",
                         Standing::Unknown => "unknown",
                     }
                     .to_owned(),
-                    reason: backend.endpoint.reason(),
-                    in_flight: backend.endpoint.in_flight(),
-                    latency_ms: backend.endpoint.latency().as_secs_f64() * 1000.0,
+                    reason: endpoint.reason(),
+                    in_flight: endpoint.in_flight(),
+                    latency_ms: endpoint.latency().as_secs_f64() * 1000.0,
                 })
                 .collect(),
         }

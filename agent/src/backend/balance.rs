@@ -121,7 +121,7 @@ impl Endpoint {
         self.alarm.notify_one();
     }
 
-    pub(super) fn answered(&self, time: Duration) {
+    pub(crate) fn answered(&self, time: Duration) {
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let old = self.latency_us.load(Ordering::Relaxed);
         let new = if old == 0 {
@@ -132,7 +132,7 @@ impl Endpoint {
         self.latency_us.store(new, Ordering::Relaxed);
     }
 
-    pub(super) fn enter(&self) -> InFlight {
+    pub(crate) fn enter(&self) -> InFlight {
         InFlight(Counted::one(&self.in_flight))
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, AnswerBody};
-pub use balance::{Endpoint, Standing};
+pub use balance::{Endpoint, InFlight, Standing};
 pub use connect::ConnectError;
 pub use pool::SendError;
 pub use tls::TlsSetupError;
@@ -118,7 +118,7 @@ pub struct Connected<'b> {
     /// Whose.
     pub backend: &'b Backend,
     ready: Ready,
-    load: balance::InFlight,
+    load: InFlight,
 }
 
 /// A call that is answered by a backend. Dropping it aborts the call there.
@@ -127,7 +127,7 @@ pub struct Called {
     /// Head and body.
     pub answer: Answer,
     /// Counts the call until it is over.
-    pub load: balance::InFlight,
+    pub load: InFlight,
 }
 
 impl Backends {

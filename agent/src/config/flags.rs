@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::ConfigError;
-use super::service::{ServiceDef, ServiceKind, from_flag};
+use super::service::{ServiceDef, ServiceKind, from_command, from_flag};
 
 /// The values of flags and `CULVERT_*` variables, as far as they are configuration.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +21,11 @@ pub struct Flags {
     pub log: Option<String>,
     /// `--save`: a file that is not there will be.
     pub save: bool,
-    /// `--model`, `--mcp`, `--http`.
+    /// `--model`, `--mcp`, `--http`, `--mcp-stdio`.
     pub added: FlagServices,
 }
 
-/// Services given as `NAME=URL`.
+/// Services given as `NAME=URL`, or `NAME=command args`.
 #[derive(Clone, Debug, Default)]
 pub struct FlagServices {
     /// `--model`.
@@ -34,6 +34,8 @@ pub struct FlagServices {
     pub mcp: Vec<String>,
     /// `--http`.
     pub http: Vec<String>,
+    /// `--mcp-stdio`.
+    pub mcp_stdio: Vec<String>,
 }
 
 impl Flags {
@@ -70,21 +72,24 @@ impl Flags {
 
     /// The services of the flags.
     pub(super) fn services(&self) -> Result<Vec<ServiceDef>, ConfigError> {
-        self.added
-            .entries()
-            .map(|(kind, text)| {
-                from_flag(kind, text).map_err(|message| {
-                    // The url may hold a secret.
-                    let name = text.split_once('=').map_or("", |(name, _)| name);
-                    ConfigError::plain(format!("--{kind} {name}: {message}"))
-                })
-            })
-            .collect()
+        let wrong = |flag: &str, text: &str, message: String| {
+            // The url may hold a secret.
+            let name = text.split_once('=').map_or("", |(name, _)| name);
+            ConfigError::plain(format!("--{flag} {name}: {message}"))
+        };
+        let urls = self.added.entries().map(|(kind, text)| {
+            from_flag(kind, text).map_err(|message| wrong(kind.as_str(), text, message))
+        });
+        let commands =
+            self.added.mcp_stdio.iter().map(|text| {
+                from_command(text).map_err(|message| wrong("mcp-stdio", text, message))
+            });
+        urls.chain(commands).collect()
     }
 }
 
 impl FlagServices {
-    /// Each with its kind.
+    /// Each url with its kind.
     pub fn entries(&self) -> impl Iterator<Item = (ServiceKind, &str)> {
         self.model
             .iter()
@@ -103,7 +108,7 @@ impl FlagServices {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries().next().is_none()
+        self.entries().next().is_none() && self.mcp_stdio.is_empty()
     }
 }
 

@@ -9,6 +9,7 @@ mod raw;
 mod restrictions;
 mod save;
 mod service;
+mod stdio;
 mod tls;
 mod units;
 mod url;

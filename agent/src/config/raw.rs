@@ -1,9 +1,10 @@
 //! The agent file as it is written: every key, strictly, each with its place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 /// A text with its line and column.
@@ -53,12 +54,12 @@ pub(crate) struct RawService {
     pub(crate) read_only: Option<Spanned<bool>>,
     pub(crate) require_caller: Option<Later>,
     pub(crate) proxy: Option<Later>,
-    pub(crate) command: Option<Later>,
-    pub(crate) args: Option<Later>,
-    pub(crate) env: Option<Later>,
-    pub(crate) cwd: Option<Later>,
-    pub(crate) user: Option<Later>,
-    pub(crate) instances: Option<Later>,
+    pub(crate) command: Option<Spanned<RawCommand>>,
+    pub(crate) args: Option<Spanned<Vec<Text>>>,
+    pub(crate) env: Option<BTreeMap<String, Text>>,
+    pub(crate) cwd: Option<Text>,
+    pub(crate) user: Option<Text>,
+    pub(crate) instances: Option<Text>,
     pub(crate) enabled: Option<Later>,
 }
 
@@ -68,6 +69,38 @@ pub(crate) struct RawService {
 pub(crate) struct RawTools {
     pub(crate) allow: Spanned<Vec<Text>>,
     pub(crate) deny: Option<Spanned<Vec<Text>>>,
+}
+
+/// `command`: a list, or a program alone, as the files of MCP clients have it.
+#[derive(Debug)]
+pub(crate) struct RawCommand(pub(crate) Vec<String>);
+
+impl<'de> Deserialize<'de> for RawCommand {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CommandWords)
+    }
+}
+
+struct CommandWords;
+
+impl<'de> Visitor<'de> for CommandWords {
+    type Value = RawCommand;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a program, or a list of a program and its arguments")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawCommand, E> {
+        Ok(RawCommand(vec![text.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawCommand, A::Error> {
+        let mut words = Vec::new();
+        while let Some(word) = list.next_element()? {
+            words.push(word);
+        }
+        Ok(RawCommand(words))
+    }
 }
 
 /// `health: { path, every }`.
@@ -85,6 +118,9 @@ pub(crate) struct RawLimits {
     pub(crate) concurrency: Option<Spanned<u32>>,
     pub(crate) queue: Option<Spanned<u32>>,
     pub(crate) queue_wait: Option<Text>,
+    pub(crate) instances: Option<Spanned<u32>>,
+    pub(crate) idle: Option<Text>,
+    pub(crate) memory: Option<Text>,
     pub(crate) rate: Option<Later>,
 }
 

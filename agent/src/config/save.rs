@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::service::{FLAG_METHODS, FLAG_PATHS, ServiceKind};
-use super::{ConfigError, Flags};
+use super::{ConfigError, Flags, stdio};
 
 /// Writes the file with the flags' services added and gives its path back. A file that was
 /// there is kept beside it as `.bak`, as its comments do not survive.
@@ -60,6 +60,10 @@ fn with_services(old: &str, flags: &Flags) -> Result<Value, String> {
             }
             services.push(service);
         }
+    }
+    for text in &flags.added.mcp_stdio {
+        let (name, words) = stdio::from_flag(text)?;
+        services.push(json!({"name": name, "kind": "mcp", "command": stdio::in_file(&words)}));
     }
     Ok(Value::Object(document))
 }

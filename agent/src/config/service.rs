@@ -9,10 +9,11 @@ use ipnet::IpNet;
 use super::raw::RawService;
 use super::tls::{self, TlsSpec};
 use super::url::ServiceUrl;
-use super::{ConfigError, Sources, fields, later, optional, parsed, restrictions};
+use super::{ConfigError, Sources, fields, later, optional, parsed, restrictions, stdio};
 use crate::headers::HeaderRules;
 use crate::policy::{Allow, PathRule, Rules, ToolRules};
 use crate::reach::Reach;
+use crate::stdio::StdioSpec;
 
 /// Longest name of a model, in bytes, and of anything else on the wire.
 pub(crate) const MAX_MODEL_NAME_BYTES: usize = 256;
@@ -28,8 +29,10 @@ pub struct ServiceDef {
     pub name: String,
     /// What it is.
     pub kind: ServiceKind,
-    /// Its backends, at least one.
+    /// Its backends, at least one where it has no command.
     pub urls: Vec<ServiceUrl>,
+    /// The server that the agent runs, in the place of urls.
+    pub stdio: Option<StdioSpec>,
     /// Which headers pass, and which are added.
     pub headers: HeaderRules,
     /// What can be called.
@@ -132,10 +135,26 @@ pub(super) fn from_flag(kind: ServiceKind, text: &str) -> Result<ServiceDef, Str
     let (name, url) = text
         .split_once('=')
         .ok_or("write NAME=URL, for example llama=http://localhost:8000/v1")?;
+    let mut def = bare(kind, name)?;
+    def.urls = vec![ServiceUrl::parse(url, kind)?];
+    Ok(def)
+}
+
+/// An MCP server of a flag: `NAME=command args`.
+pub(super) fn from_command(text: &str) -> Result<ServiceDef, String> {
+    let (name, words) = stdio::from_flag(text)?;
+    let mut def = bare(ServiceKind::Mcp, name)?;
+    def.stdio = Some(StdioSpec::new(words));
+    Ok(def)
+}
+
+/// A service of which nothing else is said.
+fn bare(kind: ServiceKind, name: &str) -> Result<ServiceDef, String> {
     Ok(ServiceDef {
         name: service_name(name)?,
         kind,
-        urls: vec![ServiceUrl::parse(url, kind)?],
+        urls: Vec::new(),
+        stdio: None,
         headers: HeaderRules::new(Vec::new(), Vec::new())
             .map_err(|(name, error)| format!("{name} {error}"))?,
         rules: match kind {
@@ -176,10 +195,15 @@ pub(super) fn parse(raw: &RawService, sources: &Sources) -> Result<ServiceDef, C
         "http" => Ok(ServiceKind::Http),
         _ => Err(format!("`{text}` is none of model, mcp, http")),
     })?;
+    let stdio = stdio::parse(raw, kind, sources)?;
     Ok(ServiceDef {
         name,
         kind,
-        urls: fields::urls(raw, kind, sources)?,
+        urls: match stdio {
+            Some(_) => Vec::new(),
+            None => fields::urls(raw, kind, sources)?,
+        },
+        stdio,
         headers: fields::headers(raw, sources)?,
         rules: fields::rules(raw, kind, sources)?,
         tools: restrictions::tools(raw, kind, sources)?,
@@ -197,12 +221,6 @@ fn refuse_later(raw: &RawService) -> Result<(), ConfigError> {
     for (key, found) in [
         ("require_caller", &raw.require_caller),
         ("proxy", &raw.proxy),
-        ("command", &raw.command),
-        ("args", &raw.args),
-        ("env", &raw.env),
-        ("cwd", &raw.cwd),
-        ("user", &raw.user),
-        ("instances", &raw.instances),
         ("enabled", &raw.enabled),
     ] {
         later(key, found.as_ref())?;

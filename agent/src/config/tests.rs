@@ -85,7 +85,6 @@ fn mistakes_are_named_with_line_and_column() {
 fn keys_of_later_releases_are_errors_that_say_so() {
     for key in [
         "require_caller: { issuer: x }",
-        "command: [npx]",
         "enabled: false",
         "proxy: http://p",
         "limits: { rate: 5 }",

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use culvert_wire::{BackendLoad, ServiceHealth, ServiceName, ServiceOffer, ServiceState};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use table::{Services, SetupError};
 
-use crate::backend::{Backends, Ground, Standing, TlsSetupError};
+use crate::backend::{Backends, Endpoint, Ground, Standing, TlsSetupError};
 use crate::config::{ServiceDef, ServiceKind};
 use crate::judge::Holding;
 use crate::policy::{NamePattern, Rules, ToolPolicy};
 use crate::queue::Gate;
+use crate::stdio::Stdio;
 
 /// One service of the file, running.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Service {
     pub name: ServiceName,
     /// Its backends.
     pub backends: Backends,
+    /// The server that the agent runs itself, in the place of backends.
+    pub stdio: Option<Arc<Stdio>>,
     /// How many calls at once.
     pub gate: Gate,
     /// Which tools can be called, where the file says anything about them.
@@ -65,7 +69,7 @@ impl Changes {
 impl Service {
     fn new(
         def: ServiceDef,
-        ground: &Ground,
+        (ground, stop): (&Ground, &CancellationToken),
         holding: Holding,
         changes: Changes,
         before: Option<&Self>,
@@ -78,6 +82,7 @@ impl Service {
         Ok(Self {
             name: ServiceName::new(&def.name).map_err(|_| SetupError::Name(def.name.clone()))?,
             backends: Backends::new(&def, ground, same.map(|old| &old.backends)).map_err(setup)?,
+            stdio: stdio(&def, ground, stop, before),
             gate: gate.map_or_else(|| Gate::new(def.limits), |old| old.gate.clone()),
             tools: tools(&def, same),
             holding,
@@ -88,17 +93,42 @@ impl Service {
         })
     }
 
+    /// It is replaced by `next`, if by any: the server that it runs ends with its calls, unless
+    /// that is the next one's too.
+    fn retire(&self, next: Option<&Arc<Self>>) {
+        if let Some(stdio) = &self.stdio {
+            let goes_on = next.and_then(|next| next.stdio.as_ref());
+            if !goes_on.is_some_and(|next| Arc::ptr_eq(next, stdio)) {
+                stdio.stop();
+            }
+        }
+    }
+
     /// Whether its backends answer: up where one does.
     pub fn state(&self) -> ServiceState {
         let mut state = ServiceState::Down;
-        for backend in self.backends.iter() {
-            match backend.endpoint.standing() {
+        for endpoint in self.endpoints() {
+            match endpoint.standing() {
                 Standing::Up => return ServiceState::Up,
                 Standing::Unknown => state = ServiceState::Unknown,
                 Standing::Down => {}
             }
         }
         state
+    }
+
+    /// What is known of each of its backends, or of its server.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let backends = self.backends.iter().map(|backend| &backend.endpoint);
+        backends.chain(self.stdio.iter().map(|stdio| stdio.endpoint()))
+    }
+
+    /// Resolves when a call could not be brought to one of them.
+    async fn troubled(&self) {
+        match &self.stdio {
+            Some(stdio) => stdio.troubled().await,
+            None => self.backends.troubled().await,
+        }
     }
 
     /// Its models: those of the file, else those found.
@@ -121,7 +151,7 @@ impl Service {
 
     /// The mean of its backends' usual times to the head of an answer.
     pub fn latency(&self) -> Duration {
-        let known = self.backends.iter().map(|b| b.endpoint.latency());
+        let known = self.endpoints().map(|endpoint| endpoint.latency());
         let known: Vec<Duration> = known.filter(|latency| !latency.is_zero()).collect();
         let count = u32::try_from(known.len()).unwrap_or(u32::MAX);
         known
@@ -183,7 +213,23 @@ fn tools(def: &ServiceDef, before: Option<&Service>) -> Option<Arc<ToolPolicy>> 
     Some(Arc::new(ToolPolicy::new(rules.clone(), before)))
 }
 
-/// SHA-256 over kind, urls, policy and the models of the file. Never over secrets: two agents
+/// The server that the file wants to be run: the same one, where nothing of it has changed.
+fn stdio(
+    def: &ServiceDef,
+    ground: &Ground,
+    stop: &CancellationToken,
+    before: Option<&Service>,
+) -> Option<Arc<Stdio>> {
+    let spec = def.stdio.as_ref()?;
+    let same = before.filter(|old| old.def.stdio.as_ref() == Some(spec));
+    if let Some(kept) = same.and_then(|old| old.stdio.as_ref()) {
+        return Some(Arc::clone(kept));
+    }
+    let (tasks, stop) = (ground.tasks().clone(), stop.child_token());
+    Some(Arc::new(Stdio::new(&def.name, spec.clone(), tasks, stop)))
+}
+
+/// SHA-256 over kind, urls or command, policy and the models of the file. Never over secrets: two agents
 /// with different keys for the same backend serve the same.
 fn digest(def: &ServiceDef) -> [u8; 32] {
     let mut text = format!("{}\n", def.kind);
@@ -196,6 +242,23 @@ fn digest(def: &ServiceDef) -> [u8; 32] {
         add("url", &url.text);
         for name in url.base.query_names() {
             add("query", &name);
+        }
+    }
+    if let Some(stdio) = &def.stdio {
+        stdio.shown.iter().for_each(|word| add("command", word));
+        stdio.env.keys().for_each(|name| add("env", name));
+        add("instances", stdio.instances.as_str());
+        for (key, value) in [
+            (
+                "cwd",
+                stdio.cwd.as_ref().map(|cwd| cwd.display().to_string()),
+            ),
+            (
+                "user",
+                stdio.account.as_ref().map(|account| account.name.clone()),
+            ),
+        ] {
+            value.iter().for_each(|value| add(key, value));
         }
     }
     if let Rules::Http(allow) = &def.rules {

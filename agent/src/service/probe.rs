@@ -39,10 +39,9 @@ pub(super) async fn run(service: Arc<Service>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = round => {}
         }
-        let all_up = service
-            .backends
-            .iter()
-            .all(|b| b.endpoint.standing() == Standing::Up);
+        let mut all = service.endpoints();
+        let all_up = all.all(|endpoint| endpoint.standing() == Standing::Up);
+        drop(all);
         let every = service.def.health.every;
         let pause = if all_up { every } else { every.min(LOOK_AGAIN) };
         tokio::select! {
@@ -50,7 +49,7 @@ pub(super) async fn run(service: Arc<Service>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => continue,
             // Told upwards at once, and looked at again soon.
-            () = service.backends.troubled() => service.changes.tell(),
+            () = service.troubled() => service.changes.tell(),
         }
         tokio::select! {
             biased;
@@ -62,6 +61,13 @@ pub(super) async fn run(service: Arc<Service>, stop: CancellationToken) {
 
 /// One look at every backend.
 async fn round(service: &Service, next_load: &mut [Instant]) {
+    if let Some(stdio) = &service.stdio {
+        // It has times of its own: a server may be fetched before it starts.
+        if let Err(reason) = stdio.probe().await {
+            tracing::debug!(service = %service.name, reason, "a server does not start");
+        }
+        return service.publish(None, None);
+    }
     let now = Instant::now();
     let probes = service
         .backends

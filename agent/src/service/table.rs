@@ -82,7 +82,7 @@ impl Services {
                     let before = before.map(|running| &*running.service);
                     let service = Service::new(
                         def.clone(),
-                        &self.ground,
+                        (&self.ground, &self.stop),
                         self.holding.clone(),
                         changes,
                         before,
@@ -101,11 +101,10 @@ impl Services {
             .check()
             .map_err(|error| SetupError::Offer(error.to_string()))?;
         for (name, running) in old.iter() {
-            let kept = new
-                .get(name)
-                .is_some_and(|n| Arc::ptr_eq(&n.service, &running.service));
-            if !kept {
+            let next = new.get(name).map(|running| &running.service);
+            if !next.is_some_and(|next| Arc::ptr_eq(next, &running.service)) {
                 running.stop.cancel();
+                running.service.retire(next);
             }
         }
         self.current.store(Arc::new(new));

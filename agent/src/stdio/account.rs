@@ -30,6 +30,14 @@ impl Account {
     }
 }
 
+impl Account {
+    /// Whether the agent can run something as this user.
+    pub fn can_be_taken(&self) -> bool {
+        let own = rustix::process::getuid();
+        own.is_root() || own.as_raw() == self.uid
+    }
+}
+
 fn find_in(passwd: &str, text: &str) -> Result<Account, String> {
     let mut entries = passwd.lines().filter_map(entry);
     if let Some((uid, gid)) = text.split_once(':') {

@@ -10,18 +10,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Answer};
 use super::error::{Problem, StartError};
 use super::instance::{Leaving, Untaken};
-use super::rpc::{Id, Message, Object, Raw, raw};
+use super::rpc::{Id, Message, Object, Raw, Request, raw};
 use super::session::Session;
 use super::spec::{MAX_LINE_BYTES, Sharing};
 use super::stream::{Beginning, With};
@@ -98,18 +98,19 @@ impl Stdio {
                 return Err(Problem::Accept("application/json and text/event-stream").into());
             }
         }
-        let bytes = collect(body).await?;
+        let bytes = self.collect(headers, body).await?;
         let message = Message::parse(&bytes).map_err(Problem::Message)?;
         if version::is_stateless_call(headers, Some(&message)) {
             return self.stateless(headers, message, leaving).await;
         }
         match message {
-            Message::Request { id, method, object } if method == "initialize" => {
-                self.initialize(headers, id, object).await
+            Message::Request(request) if request.method == "initialize" => {
+                self.initialize(headers, request).await
             }
-            Message::Request { id, method, object } => {
-                let session = self.session(headers).map_err(|problem| problem.of(&id))?;
-                request(self, &session, (id, &method, object)).await
+            Message::Request(request) => {
+                let session = self.session(headers);
+                let session = session.map_err(|problem| problem.of(&request.id))?;
+                self.request(&session, request).await
             }
             Message::Notification { method, object } => {
                 let session = self.session(headers)?;
@@ -126,6 +127,34 @@ impl Stdio {
         }
     }
 
+    /// The whole of a message. What many callers send at once is bounded together.
+    async fn collect(&self, headers: &HeaderMap, mut body: OutBody) -> Result<Bytes, Problem> {
+        let declared = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|n| n.to_str().ok()?.parse().ok());
+        let most = declared.unwrap_or(MAX_LINE_BYTES);
+        if most > MAX_LINE_BYTES {
+            return Err(Problem::TooLarge(MAX_LINE_BYTES));
+        }
+        let places = u32::try_from(most).unwrap_or(u32::MAX);
+        let _place = self
+            .holding
+            .try_acquire_many(places)
+            .map_err(|_| Problem::Busy)?;
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            // No trailer says anything to an MCP server.
+            let Ok(data) = frame.map_err(|_| Problem::Incomplete)?.into_data() else {
+                break;
+            };
+            if whole.len() + data.len() > most {
+                return Err(Problem::TooLarge(most));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+
     /// A message of the stateless protocol.
     async fn stateless(
         &self,
@@ -133,23 +162,25 @@ impl Stdio {
         message: Message,
         leaving: &CancellationToken,
     ) -> Answered {
-        let (id, method, object) = match message {
-            Message::Request { id, method, object } => (id, method, object),
+        let request = match message {
+            Message::Request(request) => request,
             // The protocol has none that a server on HTTP is told.
             Message::Notification { .. } => return Ok(answer::empty(StatusCode::ACCEPTED)),
             Message::Response { .. } => return Err(Problem::Answer.into()),
         };
+        let id = request.id.clone();
         let instance = match self.supply.stateless().await {
             Ok(instance) => instance,
             Err(NotStateless::Older) => return Err(Problem::OlderServer.of(&id)),
             Err(NotStateless::Start(error)) => return Err(not_begun(error)),
         };
-        let checked =
-            mirror::check(headers, &method, &object).map_err(|problem| problem.of(&id))?;
+        let checked = mirror::check(headers, &request.method, &request.object)
+            .map_err(|problem| problem.of(&id))?;
+        let listens = request.method == "subscriptions/listen";
         let stream = instance.stream(0, false);
-        let taken = instance.request(0, (id.clone(), &method, object), stream, true);
-        let mut reader = taken.await.map_err(|why| untaken(why).of(&id))?;
-        if method == "subscriptions/listen" {
+        let taken = instance.request(0, request, stream, true).await;
+        let mut reader = taken.map_err(|why| untaken(why).of(&id))?;
+        if listens {
             reader.until(leaving);
         }
         let begun = timeout(self.supply.pace.head, reader.begun()).await;
@@ -162,21 +193,21 @@ impl Stdio {
     }
 
     /// The begin of a session.
-    async fn initialize(&self, headers: &HeaderMap, id: Id, object: Object) -> Answered {
+    async fn initialize(&self, headers: &HeaderMap, request: Request) -> Answered {
         if headers.contains_key(SESSION) {
-            return Err(Problem::HasSession.of(&id));
+            return Err(Problem::HasSession.of(&request.id));
         }
-        let (session, answer) = match self.spec.instances {
-            Sharing::PerSession => match self.begin_own(&id, object).await? {
+        let (session, mut answer) = match self.spec.instances {
+            Sharing::PerSession => match self.begin_own(request).await? {
                 (Some(session), answer) => (session, answer),
                 (None, answer) => return Ok(answer),
             },
-            Sharing::Shared => self.begin_shared(&id, &object).await?,
+            Sharing::Shared => self.begin_shared(&request).await?,
         };
         let name = self.sessions.add(session);
-        let mut answer = answer;
-        let value = HeaderValue::try_from(name).map_err(|_| Problem::UnknownSession.of(&id))?;
-        answer.headers_mut().insert(SESSION, value);
+        if let Ok(name) = HeaderValue::try_from(name) {
+            answer.headers_mut().insert(SESSION, name);
+        }
         Ok(answer)
     }
 
@@ -184,16 +215,16 @@ impl Stdio {
     /// the server does not want it.
     async fn begin_own(
         &self,
-        id: &Id,
-        object: Object,
+        request: Request,
     ) -> Result<(Option<Arc<Session>>, Answer), Otherwise> {
+        let id = &request.id.clone();
         let after = self.supply.pace.makes_room;
         let started = self.supply.own(|| self.sessions.make_room(after)).await;
         let (instance, own) = started.map_err(not_begun)?;
         let no = self.sessions.number();
         let stream = instance.stream(0, false);
-        let taken = instance.request(no, (id.clone(), "initialize", object), stream, false);
-        let reader = taken.await.map_err(|why| untaken(why).of(id))?;
+        let taken = instance.request(no, request, stream, false).await;
+        let reader = taken.map_err(|why| untaken(why).of(id))?;
         if timeout(self.supply.pace.start, reader.begun())
             .await
             .is_err()
@@ -223,13 +254,9 @@ impl Stdio {
     }
 
     /// A session on the process that all share.
-    async fn begin_shared(
-        &self,
-        id: &Id,
-        object: &Object,
-    ) -> Result<(Arc<Session>, Answer), Otherwise> {
+    async fn begin_shared(&self, request: &Request) -> Result<(Arc<Session>, Answer), Otherwise> {
         let (instance, greeting) = self.supply.shared().await.map_err(not_begun)?;
-        let wanted = object.text_at(&["params", "protocolVersion"]);
+        let wanted = request.object.text_at(&["params", "protocolVersion"]);
         let greeting = hello::greeting(&greeting, wanted.as_deref());
         let version = greeting.text_at(&["protocolVersion"]).unwrap_or_default();
         let session = Session::new(
@@ -238,7 +265,30 @@ impl Stdio {
             version::primes(&version),
             None,
         );
-        Ok((session, result(id, raw(&greeting))))
+        Ok((session, result(&request.id, raw(&greeting))))
+    }
+
+    /// A request in a session. Its caller may come back for the answer.
+    async fn request(&self, session: &Arc<Session>, request: Request) -> Answered {
+        if self.spec.instances == Sharing::Shared
+            && let Some(answer) = subscribe(session, &request)
+        {
+            return Ok(answer);
+        }
+        let id = request.id.clone();
+        let (stream, instance) = (session.stream(), &session.instance);
+        let taken = instance.request(session.no, request, stream, false).await;
+        let reader = taken.map_err(|why| untaken(why).of(&id))?;
+        let begun = timeout(self.supply.pace.head, reader.begun()).await;
+        tracing::trace!(in_time = begun.is_ok(), "an answer begins");
+        session.touch();
+        if matches!(reader.beginning(), Beginning::Events | Beginning::Nothing) {
+            session.keep(Arc::clone(reader.stream()));
+            if session.primes {
+                reader.stream().prime();
+            }
+        }
+        Ok(answer::begun(reader, |_| StatusCode::OK))
     }
 
     /// What a session hears outside of requests, or again.
@@ -288,44 +338,16 @@ impl Stdio {
     }
 }
 
-/// A request in a session. Its caller may come back for the answer.
-async fn request(
-    stdio: &Stdio,
-    session: &Arc<Session>,
-    (id, method, object): (Id, &str, Object),
-) -> Answered {
-    if stdio.spec.instances == Sharing::Shared
-        && let Some(answer) = subscribe(session, &id, method, &object)
-    {
-        return Ok(answer);
-    }
-    let stream = session.stream();
-    let taken = session
-        .instance
-        .request(session.no, (id.clone(), method, object), stream, false);
-    let reader = taken.await.map_err(|why| untaken(why).of(&id))?;
-    let begun = timeout(stdio.supply.pace.head, reader.begun()).await;
-    tracing::trace!(in_time = begun.is_ok(), "an answer begins");
-    session.touch();
-    if matches!(reader.beginning(), Beginning::Events | Beginning::Nothing) {
-        session.keep(Arc::clone(reader.stream()));
-        if session.primes {
-            reader.stream().prime();
-        }
-    }
-    Ok(answer::begun(reader, |_| StatusCode::OK))
-}
-
 /// Sessions that share a process share its subscriptions: the last one ends one.
-fn subscribe(session: &Session, id: &Id, method: &str, object: &Object) -> Option<Answer> {
-    let wants = match method {
+fn subscribe(session: &Session, request: &Request) -> Option<Answer> {
+    let wants = match request.method.as_str() {
         "resources/subscribe" => true,
         "resources/unsubscribe" => false,
         _ => return None,
     };
-    let uri = object.text_at(&["params", "uri"])?;
+    let uri = request.object.text_at(&["params", "uri"])?;
     let others = session.instance.subscribed(session.no, &uri, wants);
-    (!wants && others).then(|| result(id, raw(&serde_json::json!({}))))
+    (!wants && others).then(|| result(&request.id, raw(&serde_json::json!({}))))
 }
 
 /// An answer of ours to a request.
@@ -335,14 +357,6 @@ fn result(id: &Id, result: Raw) -> Answer {
     answer.set("id", id.raw.clone());
     answer.set("result", result);
     answer::message(StatusCode::OK, answer.line())
-}
-
-async fn collect(body: OutBody) -> Result<Bytes, Problem> {
-    match Limited::new(body, MAX_LINE_BYTES).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::TooLarge(MAX_LINE_BYTES)),
-        Err(_) => Err(Problem::Incomplete),
-    }
 }
 
 fn session_id(headers: &HeaderMap) -> Option<&str> {

@@ -17,7 +17,7 @@ use super::complaints::LastWords;
 use super::error::End;
 use super::process::{Pipes, Process};
 use super::router::{Kind, Router};
-use super::rpc::{Id, Message, Object};
+use super::rpc::{Id, Message, Object, Request};
 use super::spec::Pace;
 use super::stream::{Beginning, Budget, Reader, Stream, With};
 
@@ -201,7 +201,7 @@ impl Instance {
     pub(super) async fn request(
         self: &Arc<Self>,
         owner: u64,
-        request: (Id, &str, Object),
+        request: Request,
         stream: Arc<Stream>,
         cancels: bool,
     ) -> Result<Reader, Untaken> {
@@ -235,13 +235,11 @@ impl Instance {
         params: serde_json::Value,
     ) -> Result<Object, End> {
         let message = json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params});
-        let Ok(Message::Request { id, method, object }) =
-            Message::parse(message.to_string().as_bytes())
-        else {
+        let Ok(Message::Request(request)) = Message::parse(message.to_string().as_bytes()) else {
             return Err(End::NotRpc);
         };
         let stream = self.stream(0, false);
-        let reader = match self.request(0, (id, &method, object), stream, false).await {
+        let reader = match self.request(0, request, stream, false).await {
             Ok(reader) => reader,
             Err(Untaken::Full) => return Err(End::Hung),
             Err(Untaken::Ended(end)) => return Err(end),

@@ -40,6 +40,7 @@ mod version;
 
 use std::sync::Arc;
 
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,7 +59,15 @@ pub struct Stdio {
     supply: Supply,
     sessions: Sessions,
     endpoint: Arc<Endpoint>,
+    /// Woken when it is to be looked at.
+    alarm: Arc<Notify>,
+    stop: CancellationToken,
+    /// What is held of requests.
+    holding: Arc<Semaphore>,
 }
+
+/// Bytes of requests that are held at once while they arrive.
+const MAX_HELD_BYTES: usize = 128 << 20;
 
 /// Why nothing of a call has reached a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +88,6 @@ impl Stdio {
         spec: StdioSpec,
         tasks: TaskTracker,
         stop: CancellationToken,
-        endpoint: Arc<Endpoint>,
     ) -> Self {
         if process::shares_account(&spec) {
             tracing::warn!(
@@ -87,27 +95,42 @@ impl Stdio {
                 "this server runs as the same user as the agent, whose key it could read: name another `user`"
             );
         }
-        Self::paced(service, spec, Pace::default(), (tasks, stop), endpoint)
+        Self::paced(service, spec, Pace::default(), (tasks, stop))
     }
 
     fn paced(
         service: &str,
         spec: StdioSpec,
         pace: Pace,
-        running: (TaskTracker, CancellationToken),
-        endpoint: Arc<Endpoint>,
+        (tasks, stop): (TaskTracker, CancellationToken),
     ) -> Self {
+        let alarm: Arc<Notify> = Arc::default();
+        let endpoint = Arc::new(Endpoint::new(spec.label(), Arc::clone(&alarm)));
+        let running = (tasks, stop.clone());
         Self {
             supply: Supply::new(service, spec.clone(), pace, running, Arc::clone(&endpoint)),
             spec,
             sessions: Sessions::default(),
             endpoint,
+            alarm,
+            stop,
+            holding: Arc::new(Semaphore::new(MAX_HELD_BYTES)),
         }
     }
 
     /// What is known of it.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// Resolves when it is to be looked at: a process has fallen, or may have.
+    pub async fn troubled(&self) {
+        self.alarm.notified().await;
+    }
+
+    /// Ends it: sessions at once, processes when their callers have their answers.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// Whether it can be started: it is, unless that is known. Ends what nobody has used for

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::rpc::{Id, Message, Object, Raw, raw};
+use super::rpc::{Id, Message, Object, Raw, Request, raw};
 
 /// Requests that a process works on at once: each holds its caller's stream.
 const MAX_PENDING: usize = 1_024;
@@ -111,12 +111,17 @@ impl<S: Clone> Router<S> {
     pub(super) fn request(
         &mut self,
         owner: u64,
-        (id, method, mut object): (Id, &str, Object),
+        request: Request,
         to: S,
     ) -> Result<(u64, Bytes), Full> {
         if self.pending.len() >= MAX_PENDING {
             return Err(Full);
         }
+        let Request {
+            id,
+            method,
+            mut object,
+        } = request;
         let ours = self.next;
         self.next += 1;
         object.set("id", raw(&ours));
@@ -209,7 +214,7 @@ impl<S: Clone> Router<S> {
         match message {
             Message::Response { id, object } => self.answer(&id, object),
             Message::Notification { method, object } => self.tell(&method, object, listens),
-            Message::Request { id, method, object } => self.ask(id, &method, &object, listens),
+            Message::Request(request) => self.ask(request, listens),
         }
     }
 
@@ -227,13 +232,8 @@ impl<S: Clone> Router<S> {
         }
     }
 
-    fn ask(
-        &mut self,
-        id: Id,
-        method: &str,
-        object: &Object,
-        listens: impl Fn(&S) -> bool,
-    ) -> Routed<S> {
+    fn ask(&mut self, request: Request, listens: impl Fn(&S) -> bool) -> Routed<S> {
+        let Request { id, method, object } = request;
         let error = |code: i32, message: &str| {
             let id = &id.raw;
             Routed::Reply(Bytes::from(

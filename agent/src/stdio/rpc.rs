@@ -29,15 +29,20 @@ pub(super) struct Id {
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// It wants an answer.
-    Request {
-        id: Id,
-        method: String,
-        object: Object,
-    },
+    Request(Request),
     /// It wants none.
     Notification { method: String, object: Object },
     /// An answer, or an error.
     Response { id: Id, object: Object },
+}
+
+/// A message that wants an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) id: Id,
+    pub(super) method: String,
+    /// All of it.
+    pub(super) object: Object,
 }
 
 /// Why some bytes are no message.
@@ -76,7 +81,7 @@ impl Message {
         };
         let answers = object.get("result").is_some() || object.get("error").is_some();
         match (method, id, answers) {
-            (Some(method), Some(id), false) => Ok(Self::Request { id, method, object }),
+            (Some(method), Some(id), false) => Ok(Self::Request(Request { id, method, object })),
             (Some(method), None, false) => Ok(Self::Notification { method, object }),
             (None, Some(id), true) => Ok(Self::Response { id, object }),
             _ => Err(NotAMessage::JsonRpc),
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn a_message_is_what_its_members_say() {
         let kind = |text: &str| match Message::parse(text.as_bytes()) {
-            Ok(Message::Request { id, method, .. }) => format!("{method} {}", id.key),
+            Ok(Message::Request(request)) => format!("{} {}", request.method, request.id.key),
             Ok(Message::Notification { method, .. }) => method,
             Ok(Message::Response { id, .. }) => format!("answer {}", id.key),
             Err(error) => format!("{error:?}"),

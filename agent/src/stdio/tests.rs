@@ -84,10 +84,9 @@ impl World {
         let mut spec = StdioSpec::new(command.to_vec());
         change(&mut spec);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let endpoint = Arc::new(Endpoint::new("sh".to_owned(), Arc::default()));
         let running = (tasks.clone(), stop.clone());
         Self {
-            stdio: Stdio::paced("test", spec, pace, running, endpoint),
+            stdio: Stdio::paced("test", spec, pace, running),
             tasks,
             stop,
             leaving: CancellationToken::new(),

@@ -44,9 +44,9 @@ pub(super) fn is_without_sessions(version: &str) -> bool {
 /// Whether a message belongs to the stateless protocol.
 pub(super) fn is_stateless_call(headers: &HeaderMap, message: Option<&Message>) -> bool {
     match message {
-        Some(Message::Request { method, .. }) if method == "initialize" => return false,
-        Some(Message::Request { method, .. }) if method == "server/discover" => return true,
-        Some(Message::Request { object, .. }) if object.at(&IN_BODY).is_some() => return true,
+        Some(Message::Request(request)) if request.method == "initialize" => return false,
+        Some(Message::Request(request)) if request.method == "server/discover" => return true,
+        Some(Message::Request(request)) if request.object.at(&IN_BODY).is_some() => return true,
         Some(_) | None => {}
     }
     let named = headers.get(HEADER).and_then(|value| value.to_str().ok());

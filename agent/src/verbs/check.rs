@@ -62,6 +62,17 @@ fn reach(def: &ServiceDef) -> String {
     for url in &def.urls {
         lines.push(format!("  backend  {}", url.text));
     }
+    if let Some(stdio) = &def.stdio {
+        lines.push(format!("  runs     {}", stdio.label()));
+        let user = stdio.account.as_ref().map(|account| account.name.as_str());
+        lines.push(format!(
+            "  as       {}",
+            user.unwrap_or("the agent's own user")
+        ));
+        lines.push(format!("  sessions {}", stdio.instances.as_str()));
+        lines.push(format!("  callable {}", callable(&def.rules)));
+        return lines.join("\n");
+    }
     lines.push(format!("  callable {}", callable(&def.rules)));
     let networks = match &def.networks {
         Some(networks) => networks

@@ -12,12 +12,10 @@ fn parsed(message: &Value) -> Message {
 
 /// Takes a request, and says what the server reads.
 fn request(router: &mut Router<Who>, owner: u64, who: Who, message: &Value) -> (u64, Value) {
-    let Message::Request { id, method, object } = parsed(message) else {
+    let Message::Request(request) = parsed(message) else {
         panic!("{message} is no request");
     };
-    let (ours, line) = router
-        .request(owner, (id, &method, object), who)
-        .expect("room");
+    let (ours, line) = router.request(owner, request, who).expect("room");
     (ours, serde_json::from_slice(&line).expect("json"))
 }
 
@@ -268,10 +266,10 @@ fn requests_at_once_have_a_bound() {
     for n in 0..MAX_PENDING {
         request(&mut router, 1, "a", &call(&json!(n)));
     }
-    let Message::Request { id, method, object } = parsed(&call(&json!("more"))) else {
+    let Message::Request(more) = parsed(&call(&json!("more"))) else {
         panic!("a request");
     };
-    assert_eq!(router.request(1, (id, &method, object), "a"), Err(Full));
+    assert_eq!(router.request(1, more, "a"), Err(Full));
     assert_eq!(router.take_all().len(), MAX_PENDING);
     for n in 0..MAX_ASKED {
         let ask = parsed(&json!({"jsonrpc": "2.0", "id": n, "method": "roots/list"}));

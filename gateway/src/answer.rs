@@ -6,79 +6,28 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use culvert_wire::Code;
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, Sleep},
-};
+use tokio::sync::oneshot;
 
+pub use crate::cut::{Cut, CutFlag};
 use crate::{
-    blame,
     dialect::Dialect,
     error::Problem,
     hygiene,
-    model::{stored::Remember, usage::UsageTap},
+    model::{ask_usage::UsageFilter, stored::Remember, usage::UsageTap},
     record::{Guard, Note},
+    silence::Silence,
     sse::{self, Position},
 };
 
-/// Silence after which a caller that asked for a stream is sent a comment, so that nothing on the way
-/// takes the connection for idle: proxies give up after 30 to 100 seconds.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
 /// The comment; parsers of event streams skip it.
 const COMMENT: &[u8] = b": keep-alive\n\n";
-
-/// What ended the bytes of an answer before their end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// A code of the tunnel.
-    Code(Code),
-    /// Something that is a problem already.
-    Told(Problem),
-}
-
-impl Cut {
-    /// What the caller is told.
-    pub fn into_problem(self) -> Problem {
-        match self {
-            Self::Code(code) => blame::cut(code),
-            Self::Told(problem) => problem,
-        }
-    }
-}
-
-impl From<culvert_relay::AnswerCut> for Cut {
-    fn from(cut: culvert_relay::AnswerCut) -> Self {
-        Self::Code(cut.code)
-    }
-}
-
-/// Set when an answer was cut: a connection of HTTP/1.0 has no other way to tell than to be reset.
-#[derive(Clone, Debug, Default)]
-pub struct CutFlag(Arc<AtomicBool>);
-
-impl CutFlag {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether an answer of this connection was cut.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// How one answer is to be watched.
 #[derive(Debug)]
@@ -87,8 +36,10 @@ pub struct Watch {
     pub dialect: Dialect,
     /// The id of the JSON-RPC request that is answered, in JSON.
     pub call: Option<String>,
-    /// Whether silence is filled with comments, should the answer be an event stream.
-    pub keep_alive: bool,
+    /// Silence that is filled with comments, should the answer be an event stream.
+    pub keep_alive: Option<Duration>,
+    /// Whether the caller does not expect the chunk that counts the tokens of a stream.
+    pub hide_usage: bool,
     /// Whether token counts are read aside.
     pub count_tokens: bool,
     /// What becomes of the id of the answer.
@@ -105,7 +56,8 @@ pub struct AnswerBody<B> {
     watch: Watch,
     events: Option<Position>,
     tap: Option<UsageTap>,
-    silence: Option<Pin<Box<Sleep>>>,
+    filter: Option<UsageFilter>,
+    silence: Option<Silence>,
     /// Bytes that the head announced and that have not come yet.
     left: Option<u64>,
     /// What a late answer will say for the record.
@@ -161,8 +113,11 @@ impl<B: Body> AnswerBody<B> {
             .and_then(|v| v.to_str().ok()?.parse().ok());
         let mut answer = Self {
             state: State::Open(body),
-            silence: (watch.keep_alive && events.is_some())
-                .then(|| Box::pin(tokio::time::sleep(KEEP_ALIVE))),
+            filter: (watch.hide_usage && events.is_some()).then(UsageFilter::default),
+            silence: watch
+                .keep_alive
+                .filter(|_| events.is_some())
+                .map(Silence::new),
             tap: watch.count_tokens.then(UsageTap::default),
             guard,
             watch,
@@ -181,7 +136,8 @@ impl<B: Body> AnswerBody<B> {
     pub fn early(body: B, noted: oneshot::Receiver<Note>, guard: Guard, watch: Watch) -> Self {
         Self {
             state: State::Open(body),
-            silence: Some(Box::pin(tokio::time::sleep(Duration::ZERO))),
+            filter: watch.hide_usage.then(UsageFilter::default),
+            silence: watch.keep_alive.map(Silence::lasted),
             tap: watch.count_tokens.then(UsageTap::default),
             guard,
             watch,
@@ -196,7 +152,8 @@ impl<B: Body> AnswerBody<B> {
         let watch = Watch {
             dialect: Dialect::OpenAi,
             call: None,
-            keep_alive: false,
+            keep_alive: None,
+            hide_usage: false,
             count_tokens: false,
             remember: None,
             cut: CutFlag::default(),
@@ -207,6 +164,7 @@ impl<B: Body> AnswerBody<B> {
             watch,
             events: None,
             tap: None,
+            filter: None,
             silence: None,
             left: None,
             noted: None,
@@ -261,11 +219,8 @@ impl<B: Body> AnswerBody<B> {
         if let Some(events) = &mut self.events {
             events.watch(data);
         }
-        if let Some(tap) = &mut self.tap {
-            tap.watch(data);
-        }
         if let Some(silence) = &mut self.silence {
-            silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+            silence.end();
         }
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(data.len() as u64);
@@ -274,15 +229,26 @@ impl<B: Body> AnswerBody<B> {
 
     /// A comment, where silence has lasted and nothing is half written.
     fn comment(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
-        let silence = self.silence.as_mut()?;
-        if silence.as_mut().poll(cx).is_pending() {
-            return None;
-        }
-        silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
-        // Polled once more so that the timer wakes us again.
-        let _armed = silence.as_mut().poll(cx);
+        let lasted = self.silence.as_mut()?.has_lasted(cx);
         let between = self.events.as_ref().and_then(Position::before_event) == Some("");
-        between.then(|| Bytes::from_static(COMMENT))
+        (lasted && between).then(|| Bytes::from_static(COMMENT))
+    }
+
+    /// What the caller is to see of these bytes; `None` where that is nothing yet.
+    fn filtered(&mut self, data: Bytes) -> Option<Bytes> {
+        if let Some(tap) = &mut self.tap {
+            tap.watch(&data);
+        }
+        match &mut self.filter {
+            Some(filter) => Some(filter.pass(data)).filter(|data| !data.is_empty()),
+            None => Some(data),
+        }
+    }
+
+    /// What was held back for the filter, at the end.
+    fn rest(&mut self) -> Option<Bytes> {
+        let rest = self.filter.as_mut()?.rest();
+        (!rest.is_empty()).then_some(rest)
     }
 }
 
@@ -296,37 +262,66 @@ where
         cx: &mut Context<'_>,
         mut body: B,
     ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Pending => {
-                self.state = State::Open(body);
-                self.comment(cx).map_or(Poll::Pending, |comment| {
-                    Poll::Ready(Some(Ok(Frame::data(comment))))
-                })
-            }
-            Poll::Ready(Some(Err(error))) => self.fail(error.into()),
-            Poll::Ready(None) => {
-                self.finish();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) if self.left == Some(data.len() as u64) && !body.is_end_stream() => {
-                    self.poll_last(cx, body, data)
-                }
-                Ok(data) => {
-                    self.passing(&data);
+        loop {
+            let frame = match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Pending => {
                     self.state = State::Open(body);
-                    if matches!(&self.state, State::Open(body) if body.is_end_stream()) {
-                        self.finish();
-                    }
-                    Poll::Ready(Some(Ok(Frame::data(data))))
+                    return self.comment(cx).map_or(Poll::Pending, |comment| {
+                        Poll::Ready(Some(Ok(Frame::data(comment))))
+                    });
                 }
-                Err(trailers) => {
-                    // They are the end: HTTP servers ask for nothing after them.
-                    self.finish();
-                    Poll::Ready(Some(Ok(cleaned(trailers))))
-                }
-            },
+                Poll::Ready(Some(Err(error))) => return self.fail(error.into()),
+                Poll::Ready(None) => return self.poll_end(None),
+                Poll::Ready(Some(Ok(frame))) => frame,
+            };
+            let data = match frame.into_data() {
+                // They are the end: HTTP servers ask for nothing after them.
+                Err(trailers) => return self.poll_end(Some(trailers)),
+                Ok(data) => data,
+            };
+            if self.left == Some(data.len() as u64) && !body.is_end_stream() {
+                return self.poll_last(cx, body, data);
+            }
+            let seen = self.filtered(data);
+            if body.is_end_stream() {
+                let all = [seen, self.rest()].into_iter().flatten();
+                let all: Vec<Bytes> = all.collect();
+                return match all.as_slice() {
+                    [] => self.poll_end(None),
+                    [data] => self.poll_data(State::Done, data.clone()),
+                    more => self.poll_data(State::Done, more.concat().into()),
+                };
+            }
+            if let Some(data) = seen {
+                return self.poll_data(State::Open(body), data);
+            }
         }
+    }
+
+    fn poll_data(
+        &mut self,
+        next: State<B>,
+        data: Bytes,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        self.passing(&data);
+        self.state = next;
+        if matches!(self.state, State::Done) {
+            self.finish();
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    /// The end, with what was held back for the filter. A stream that ends in the middle of an event has
+    /// no place for trailers behind it.
+    fn poll_end(
+        &mut self,
+        trailers: Option<Frame<Bytes>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
+        if let Some(rest) = self.rest() {
+            return self.poll_data(State::Done, rest);
+        }
+        self.finish();
+        Poll::Ready(trailers.map(|trailers| Ok(cleaned(trailers))))
     }
 
     fn poll_last(
@@ -345,9 +340,10 @@ where
                 // Trailers: a message with a declared length has no place for them.
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(None) => {
-                    self.passing(&last);
-                    self.finish();
-                    return Poll::Ready(Some(Ok(Frame::data(last))));
+                    if let Some(tap) = &mut self.tap {
+                        tap.watch(&last);
+                    }
+                    return self.poll_data(State::Done, last);
                 }
             }
         }
@@ -406,13 +402,14 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, sync::Arc};
 
     use culvert_certs::TenantName;
+    use culvert_wire::Code;
     use http::HeaderValue;
     use http_body_util::BodyExt;
     use prometheus_client::registry::Registry;
-    use tokio::sync::mpsc;
+    use tokio::{sync::mpsc, time::Sleep};
 
     use super::*;
     use crate::{
@@ -508,7 +505,8 @@ mod tests {
         let mut watch = Watch {
             dialect,
             call: None,
-            keep_alive: false,
+            keep_alive: None,
+            hide_usage: false,
             count_tokens: false,
             remember: None,
             cut: cut.clone(),
@@ -531,6 +529,7 @@ mod tests {
         }
     }
 
+    const KEEP_ALIVE: Duration = Duration::from_secs(7);
     const SSE: (&str, &str) = ("content-type", "text/event-stream");
 
     impl Case {
@@ -573,6 +572,45 @@ mod tests {
             ("ok", text.len() as u64)
         );
         assert_eq!((record.tokens_in, record.tokens_out), (Some(2), Some(3)));
+    }
+
+    #[tokio::test]
+    async fn tokens_that_were_not_asked_for_are_recorded_and_not_shown() {
+        const EXTRA: &str =
+            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\n";
+        let hide: fn(&mut Watch) = |watch| (watch.count_tokens, watch.hide_usage) = (true, true);
+        let (half, rest) = EXTRA.split_at(20);
+        for (steps, wanted) in [
+            (
+                vec!["data: 1\n\n", EXTRA, "data: [DONE]\n\n"],
+                "data: 1\n\ndata: [DONE]\n\n",
+            ),
+            (vec!["data: 1\n\n", half, rest], "data: 1\n\n"),
+            (vec!["data: 1\n\n", EXTRA, "data: 2"], "data: 1\n\ndata: 2"),
+            (vec![EXTRA], ""),
+        ] {
+            let steps = steps.into_iter().map(Step::Data).collect();
+            let mut case = with(Dialect::OpenAi, &[SSE], steps, hide);
+            assert_eq!(case.read().await, (wanted.to_owned(), Ok(())));
+            let record = case.record();
+            assert_eq!((record.tokens_in, record.tokens_out), (Some(2), Some(3)));
+            assert_eq!(
+                (record.outcome, record.bytes_out),
+                ("ok", wanted.len() as u64)
+            );
+        }
+        let json = vec![Step::Data(EXTRA)];
+        let mut other = with(Dialect::OpenAi, &[], json, hide);
+        assert_eq!(other.read().await.0, EXTRA, "no event stream");
+        let cut = vec![
+            Step::Data("data: 1\n\ndata: {"),
+            Step::Fail(Code::AgentGone),
+        ];
+        let (text, end) = with(Dialect::OpenAi, &[SSE], cut, hide).read().await;
+        assert!(
+            text.starts_with("data: 1\n\ndata: {\"error\"") && end.is_ok(),
+            "{text}"
+        );
     }
 
     #[tokio::test]
@@ -700,7 +738,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_filled_between_events_only() {
         let wait = || Step::Wait(KEEP_ALIVE * 2 + Duration::from_secs(1));
-        let keep: fn(&mut Watch) = |watch| watch.keep_alive = true;
+        let keep: fn(&mut Watch) = |watch| watch.keep_alive = Some(KEEP_ALIVE);
         let steps = vec![
             wait(),
             Step::Data("data: 1\n\n"),
@@ -740,7 +778,8 @@ mod tests {
         let watch = Watch {
             dialect: Dialect::OpenAi,
             call: None,
-            keep_alive: true,
+            keep_alive: Some(KEEP_ALIVE),
+            hide_usage: false,
             count_tokens: true,
             remember: Some(Remember {
                 stored: Arc::clone(&stored),

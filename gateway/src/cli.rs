@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The gateway of Culvert: callers on one side, the agents of private networks on the other.
 #[derive(Debug, Parser)]
@@ -87,6 +87,13 @@ pub struct AdminArgs {
     pub json: bool,
 }
 
+/// How a resource is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// As those need it who call it.
+    Client,
+}
+
 /// What operators do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -105,6 +112,9 @@ pub enum Verb {
         kind: String,
         /// Its name.
         name: Option<String>,
+        /// `client`, of a connector: ready snippets for curl, SDKs and MCP clients.
+        #[arg(short, long, value_name = "FORM", requires = "name")]
+        output: Option<Output>,
         /// Which admin API.
         #[command(flatten)]
         admin: AdminArgs,

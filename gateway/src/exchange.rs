@@ -23,13 +23,15 @@ use crate::{
     dialect::Dialect,
     error::{CallerCode, Problem},
     hygiene::REQUEST_ID,
+    intake::{Payload, Terms},
     late::{Coming, EdgeBody, Late},
     mcp::session::Visit,
     model::stored::Remember,
     record::{Guard, Note, Record, Recorder},
     respond::{self, Hops, Stamp},
-    route::endpoint::Endpoint,
+    route::{endpoint::Endpoint, resolve::Target},
     settings::Settings,
+    sse,
     upgrade::{Asked, Pumps, Side, Switching},
 };
 
@@ -85,8 +87,10 @@ pub struct Exchange<'a> {
     pub dialect: Dialect,
     /// The id of the JSON-RPC request in the body.
     pub rpc_id: Option<String>,
-    /// The caller asked for a stream.
-    pub streams: bool,
+    /// Silence that is filled with comments, where the caller asked for a stream.
+    pub keep_alive: Option<Duration>,
+    /// The caller does not expect the chunk that counts the tokens of its stream.
+    hides_usage: bool,
     /// What becomes of the id of the answer.
     pub remember: Option<Remember>,
     /// The MCP session that the call is in, or may begin.
@@ -150,7 +154,8 @@ impl Desk {
             guard: self.recorder.begin(record),
             dialect: Dialect::of(head.uri.path(), &head.headers),
             rpc_id: None,
-            streams: false,
+            keep_alive: None,
+            hides_usage: false,
             remember: None,
             visit: None,
             asked: None,
@@ -203,7 +208,7 @@ impl Exchange<'_> {
                 Err(problem) => return self.refuse(&problem),
             };
         }
-        self.dress(&mut head.headers, before, timings);
+        self.dress(&mut head.headers, &route, before, timings);
         if let Some(origin) = self.origin.take() {
             cors::mark(&mut head.headers, origin);
         }
@@ -230,7 +235,7 @@ impl Exchange<'_> {
         } = answered;
         let (mut head, down) = response.into_parts();
         self.guard.fields().note(note(&route, head.status.as_u16()));
-        self.dress(&mut head.headers, before, timings);
+        self.dress(&mut head.headers, &route, before, timings);
         let side = Side {
             down,
             guard: self.guard,
@@ -244,14 +249,33 @@ impl Exchange<'_> {
         head.map(|()| EdgeAnswer(None))
     }
 
+    /// How a stream from this target is for its caller: whether its silence is filled, and whether its
+    /// tokens are counted although the caller did not ask.
+    pub fn stream_from<B>(&mut self, target: &Target, terms: &Terms, payload: &mut Payload<B>) {
+        let Payload::Model(body, _) = payload else {
+            return;
+        };
+        if !body.wants_stream() {
+            return;
+        }
+        let wanted = self.settings.keep_alive(target);
+        self.keep_alive = wanted.filter(|_| terms.keep_alive);
+        let may = terms.counts_when_asked() && self.settings.may_ask_usage(target);
+        self.hides_usage = may && body.ask_usage();
+    }
+
     /// A backend's head in our terms. `before` is the time that the call took to reach the relay.
-    fn dress(&self, headers: &mut HeaderMap, before: Duration, timings: Timings) {
+    fn dress(&self, headers: &mut HeaderMap, route: &Route, before: Duration, timings: Timings) {
         let hops = Hops {
             gateway: before + timings.sent,
             tunnel: timings.accepted.saturating_sub(timings.sent),
             backend: timings.head.saturating_sub(timings.accepted),
         };
-        respond::dress(headers);
+        let granted = self.settings.granted(&route.connector, &route.service);
+        respond::dress(headers, granted);
+        if self.hides_usage && sse::is_event_stream(headers) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
         self.desk
             .stamp
             .mark(headers, self.guard.request_id(), Some(hops));
@@ -277,7 +301,8 @@ impl Exchange<'_> {
         Watch {
             dialect: self.dialect,
             call: self.rpc_id.take(),
-            keep_alive: self.streams,
+            keep_alive: self.keep_alive,
+            hide_usage: self.hides_usage,
             remember: self.remember.take(),
             count_tokens: self.counts_tokens && readable,
             cut: self.cut.clone(),

@@ -24,7 +24,6 @@ use http_body::Body;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
-    answer::KEEP_ALIVE,
     auth,
     error::{CallerCode, Problem},
     exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
@@ -255,7 +254,6 @@ impl Handler {
         let count = exchange.guard.bytes_in();
         let payload = intake::payload(endpoint, &terms, body, &self.budget, count).await?;
         match &payload {
-            Payload::Model(body, _) => exchange.streams = body.wants_stream() && terms.keep_alive,
             Payload::Message(_, peek, _) => {
                 exchange.rpc_id.clone_from(&peek.id);
                 let fields = exchange.guard.fields();
@@ -263,7 +261,8 @@ impl Handler {
                 fields.tool = peek.recorded_name();
                 era::check(&terms.headers, peek)?;
             }
-            Payload::Form(_) | Payload::Streamed(_) | Payload::Switched(_) => {}
+            Payload::Model(..) | Payload::Form(_) | Payload::Streamed(_) | Payload::Switched(_) => {
+            }
         }
         Ok(Intake { terms, payload })
     }
@@ -277,7 +276,10 @@ impl Handler {
         intake: Intake<B>,
     ) -> Result<Routed<B>, Problem> {
         let (catalog, allow) = (self.catalog(key), &key.allow);
-        let Intake { mut terms, payload } = intake;
+        let Intake {
+            mut terms,
+            mut payload,
+        } = intake;
         let (target, path) = match endpoint {
             Endpoint::ModelList => {
                 let body = list::list(&catalog.models(allow), exchange.dialect);
@@ -327,6 +329,7 @@ impl Handler {
         if terms.makes_response() {
             exchange.remember = self.remember(&key.tenant, &target);
         }
+        exchange.stream_from(&target, &terms, &mut payload);
         let (headers, body) = payload.outbound(terms.headers.clone(), target.model.as_deref());
         let fault = Fault::default();
         let body = Noted::new(body, fault.clone());
@@ -376,8 +379,8 @@ impl Handler {
         let before = exchange.guard.began().elapsed();
         let relay = self.relay.clone();
         let mut call = Box::pin(async move { relay.call(target, meta, request).await });
-        let called = if exchange.streams {
-            match timeout(KEEP_ALIVE, call.as_mut()).await {
+        let called = if let Some(silence) = exchange.keep_alive {
+            match timeout(silence, call.as_mut()).await {
                 Ok(called) => called,
                 Err(_silent) => return Ok(Done::Late(Box::pin(late(call)))),
             }

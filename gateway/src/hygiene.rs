@@ -62,6 +62,15 @@ const NOT_AGAIN: [&str; 5] = [
     "x-request-id",
 ];
 
+/// What the operator lets one service say to its callers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Its cookies reach them.
+    pub cookies: bool,
+    /// It says itself which web pages may read its answers.
+    pub cors: bool,
+}
+
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -93,10 +102,16 @@ pub fn clean_request(headers: &mut HeaderMap, source: Source<'_>) {
 }
 
 /// Removes from an answer what backends may not say, and adds what keeps browsers and caches honest.
-pub fn clean_answer(headers: &mut HeaderMap) {
+pub fn clean_answer(headers: &mut HeaderMap, granted: Granted) {
     remove_hop_by_hop(headers);
-    remove_each(headers, &NOT_FROM_BACKENDS);
-    remove_prefixed(headers, &[OURS, "access-control-"]);
+    remove_where(headers, |name| {
+        let may = granted.cookies && *name == header::SET_COOKIE;
+        !may && NOT_FROM_BACKENDS.contains(&name.as_str())
+    });
+    remove_prefixed(headers, &[OURS]);
+    if !granted.cors {
+        remove_prefixed(headers, &["access-control-"]);
+    }
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
@@ -276,7 +291,7 @@ mod tests {
         let mut headers = map(&names.map(|name| (name, "x")));
         let mut answer = headers.clone();
         clean_request(&mut headers, source());
-        clean_answer(&mut answer);
+        clean_answer(&mut answer, Granted::default());
         for name in names {
             assert!(
                 !headers.contains_key(name) && !answer.contains_key(name),
@@ -301,7 +316,7 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, ["x-forwarded-for", "x-forwarded-proto", "x_team"]);
         let mut headers = map(&[("x_culvert_zone", "FAKE"), ("set_cookie", "a=b")]);
-        clean_answer(&mut headers);
+        clean_answer(&mut headers, Granted::default());
         assert!(headers.keys().all(|name| !name.as_str().contains('_')));
     }
 
@@ -327,7 +342,7 @@ mod tests {
             ("vary", "accept"),
             ("cache-control", "Public, max-age=60, s-maxage=5"),
         ]);
-        clean_answer(&mut headers);
+        clean_answer(&mut headers, Granted::default());
         let mut left: Vec<_> = headers
             .iter()
             .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
@@ -348,12 +363,37 @@ mod tests {
     }
 
     #[test]
+    fn a_service_says_more_where_the_operator_lets_it() {
+        let all = map(&[
+            ("set-cookie", "a=b"),
+            ("set-cookie", "c=d"),
+            ("access-control-allow-origin", "https://app.example"),
+            ("clear-site-data", "*"),
+        ]);
+        for (cookies, cors) in [(false, false), (true, false), (false, true)] {
+            let mut headers = all.clone();
+            clean_answer(&mut headers, Granted { cookies, cors });
+            let left = headers.get_all("set-cookie").iter().count();
+            assert_eq!(left, if cookies { 2 } else { 0 });
+            assert_eq!(headers.contains_key("access-control-allow-origin"), cors);
+            assert!(!headers.contains_key("clear-site-data"));
+        }
+    }
+
+    #[test]
     fn nothing_is_invented_for_caches() {
         let mut headers = map(&[("cache-control", "no-store")]);
-        clean_answer(&mut headers);
+        clean_answer(&mut headers, Granted::default());
         assert_eq!(headers["cache-control"], "no-store");
         let mut headers = HeaderMap::new();
-        clean_answer(&mut headers);
+        clean_answer(&mut headers, Granted::default());
         assert!(!headers.contains_key("cache-control"));
+        let mut headers = map(&[
+            ("cache-control", "public"),
+            ("cache-control", "PUBLIC,max-age=1"),
+        ]);
+        clean_answer(&mut headers, Granted::default());
+        let left: Vec<_> = headers.get_all("cache-control").iter().collect();
+        assert_eq!(left, ["private", "private, max-age=1"]);
     }
 }

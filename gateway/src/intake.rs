@@ -73,6 +73,12 @@ pub enum Payload<B> {
 }
 
 impl Terms {
+    /// Whether the tokens of a stream are counted only where the request asks for that.
+    pub fn counts_when_asked(&self) -> bool {
+        let path = self.path.split('?').next();
+        matches!(path, Some("/v1/chat/completions" | "/v1/completions"))
+    }
+
     /// Whether the answer is a response that may be asked for later, by its id.
     pub fn makes_response(&self) -> bool {
         self.method == Method::POST && self.path.split('?').next() == Some("/v1/responses")

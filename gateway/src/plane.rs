@@ -21,6 +21,7 @@ use crate::{
     exit::Failure,
     handler::{Handler, Wiring},
     journal::{Journal, QUEUE},
+    links,
     mcp::session::Sessions,
     metrics::EdgeMetrics,
     node::bind,
@@ -89,6 +90,8 @@ pub struct Addresses {
 pub struct Plane {
     live: Live,
     relay: Relay,
+    /// Where callers reach it.
+    gateway: String,
     /// Tells the relay to drain and end.
     leave: CancellationToken,
     relaying: JoinSet<()>,
@@ -99,8 +102,8 @@ pub struct Plane {
 impl Plane {
     /// The links of this plane, for operators.
     pub fn links(&self) -> impl Fn() -> Vec<LinkStatus> + Send + Sync + 'static + use<> {
-        let relay = self.relay.clone();
-        move || links(&relay)
+        let (relay, gateway) = (self.relay.clone(), self.gateway.clone());
+        move || links::of(&relay, &gateway)
     }
 
     /// What may change while it serves.
@@ -161,7 +164,7 @@ pub async fn start(
     let server = Server::new(Arc::new(handler), node.bounds);
     let plain = serve_edge(&server, node.plain_listen, edge_connections, tasks).await?;
     let callers = callers.unwrap_or(links);
-    let advertised = announce(control, &node.advertise, (links, callers), plain)?;
+    let (advertised, gateway) = announce(control, &node.advertise, (links, callers), plain)?;
     let leave = CancellationToken::new();
     let mut relaying = JoinSet::new();
     let (serving, leaving) = (relay.clone(), leave.clone());
@@ -179,6 +182,7 @@ pub async fn start(
     };
     let running = Plane {
         live,
+        gateway,
         relay,
         leave,
         relaying,
@@ -332,7 +336,7 @@ fn announce(
     advertise: &Advertise,
     (links, callers): (SocketAddr, SocketAddr),
     plain: Option<SocketAddr>,
-) -> Result<HostPort, Failure> {
+) -> Result<(HostPort, String), Failure> {
     let at = |port: u16| {
         HostPort::new(&advertise.host, port)
             .map_err(|error| Failure::Usage(format!("advertise `{}`: {error}", advertise.host)))
@@ -343,13 +347,14 @@ fn announce(
     } else {
         at(callers.port())?
     };
+    let gateway = gateway_url(&public, plain);
     let suffix = advertised.ip().is_none().then(|| advertised.host());
     control.announce(Places {
         addresses: vec![advertised.clone()],
         dns_suffixes: suffix.into_iter().collect(),
-        gateway_url: Some(gateway_url(&public, plain)),
+        gateway_url: Some(gateway.clone()),
     });
-    Ok(advertised)
+    Ok((advertised, gateway))
 }
 
 /// Where callers reach this plane: without TLS where they can reach that port, else over the link port.
@@ -378,18 +383,6 @@ fn hosts(advertised: &str) -> Vec<String> {
         }
     }
     hosts
-}
-
-fn links(relay: &Relay) -> Vec<LinkStatus> {
-    let status = relay.status();
-    let link = |link| {
-        let mut value = serde_json::to_value(link).ok()?;
-        value
-            .as_object_mut()?
-            .insert("plane".to_owned(), status.zone.clone().into());
-        serde_json::from_value(value).ok()
-    };
-    status.links.iter().filter_map(link).collect()
 }
 
 #[cfg(test)]

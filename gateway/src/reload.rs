@@ -3,13 +3,12 @@
 //! Links, connections and requests under way are not touched. What is only read at a start is named in
 //! the log, for as long as the file says otherwise than what runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{
     config::{self, GatewayFile},
     edge_tls,
     logs::Level,
-    serve,
     settings::Live,
     signals::{Asked, Signals},
     watch::FileWatch,
@@ -26,13 +25,38 @@ pub struct Reload {
     pub live: Option<Live>,
     /// What is logged.
     pub level: Level,
+    /// The files, since before they were read.
+    pub files: Files,
+}
+
+/// The gateway file, and those that it names whose content is taken over.
+#[derive(Debug)]
+pub struct Files {
+    paths: Vec<PathBuf>,
+    watch: FileWatch,
+}
+
+impl Files {
+    /// Watches them from here on.
+    pub fn of(path: &Path, file: &GatewayFile) -> Self {
+        let paths = paths(path, file);
+        Self {
+            watch: FileWatch::new(paths.clone()),
+            paths,
+        }
+    }
+
+    /// Watches others, where the file names others now.
+    fn follow(&mut self, path: &Path, file: &GatewayFile) {
+        if self.paths != paths(path, file) {
+            *self = Self::of(path, file);
+        }
+    }
 }
 
 impl Reload {
     /// Follows the file and SIGHUP until a signal asks for the end.
-    pub async fn run(self, mut signals: Signals) {
-        let mut files = self.files(&self.started);
-        let mut watch = FileWatch::new(files.clone());
+    pub async fn run(mut self, mut signals: Signals) {
         loop {
             tokio::select! {
                 biased;
@@ -40,19 +64,13 @@ impl Reload {
                     Asked::End => return,
                     Asked::Reload => {}
                 },
-                () = watch.changed() => {}
+                () = self.files.watch.changed() => {}
             }
             match self.reload() {
                 Err(error) => {
                     tracing::error!(error, "the changed configuration is not taken");
                 }
-                Ok(file) => {
-                    let now = self.files(&file);
-                    if now != files {
-                        watch = FileWatch::new(now.clone());
-                        files = now;
-                    }
-                }
+                Ok(file) => self.files.follow(&self.path, &file),
             }
         }
     }
@@ -65,7 +83,7 @@ impl Reload {
         // The last that can fail, and nothing else has changed yet.
         self.level.set(&file.log)?;
         if let Some(live) = &self.live {
-            live.take(&serve::edge(&file.edge), tls, file.edge.max_connections);
+            live.take(&file.edge.spec(), tls, file.edge.max_connections);
         }
         let later = self.started.differs(&file).join(", ");
         if !later.is_empty() {
@@ -74,14 +92,11 @@ impl Reload {
         tracing::info!("the configuration was taken");
         Ok(file)
     }
+}
 
-    /// The file, and those that it names whose content is taken over.
-    fn files(&self, file: &GatewayFile) -> Vec<PathBuf> {
-        let tls = file.plane.as_ref().and_then(|plane| plane.tls.as_ref());
-        let named = tls.map(|tls| [tls.cert.clone(), tls.key.clone()]);
-        [self.path.clone()]
-            .into_iter()
-            .chain(named.into_iter().flatten())
-            .collect()
-    }
+fn paths(path: &Path, file: &GatewayFile) -> Vec<PathBuf> {
+    let tls = file.plane.as_ref().and_then(|plane| plane.tls.as_ref());
+    let named = tls.map(|tls| [tls.cert.clone(), tls.key.clone()]);
+    let named = named.into_iter().flatten();
+    [path.to_owned()].into_iter().chain(named).collect()
 }

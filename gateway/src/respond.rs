@@ -12,7 +12,7 @@ use crate::{
     answer::Cut,
     dialect::Dialect,
     error::Problem,
-    hygiene::{self, REQUEST_ID},
+    hygiene::{self, Granted, REQUEST_ID},
     sse,
 };
 
@@ -82,8 +82,8 @@ impl Hops {
 }
 
 /// Cleans a backend's head, and keeps proxies before us from holding back its events.
-pub fn dress(headers: &mut HeaderMap) {
-    hygiene::clean_answer(headers);
+pub fn dress(headers: &mut HeaderMap, granted: Granted) {
+    hygiene::clean_answer(headers, granted);
     if sse::media_type(headers).is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream")) {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
@@ -98,7 +98,7 @@ pub fn early_head() -> Response<()> {
         HeaderValue::from_static("text/event-stream"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    dress(headers);
+    dress(headers, Granted::default());
     head
 }
 

@@ -15,9 +15,8 @@ use crate::{
     logs::Level,
     node::{Node, NodeSpec},
     plane::{Advertise, PlaneSpec},
-    reload::Reload,
+    reload::{Files, Reload},
     server::Bounds,
-    settings::EdgeSpec,
     signals::Signals,
 };
 
@@ -31,6 +30,7 @@ pub async fn run(
     level: Level,
     signals: Signals,
 ) -> Result<(), Failure> {
+    let files = Files::of(&path, &file);
     let control = file
         .control
         .as_ref()
@@ -55,6 +55,7 @@ pub async fn run(
         started: file,
         live: node.live(),
         level,
+        files,
     };
     node.run(reload.run(signals)).await
 }
@@ -91,15 +92,8 @@ fn plane_node(plane: &PlaneFile, file: &EdgeFile) -> Result<PlaneSpec, Failure> 
             ..Bounds::default()
         },
         records: file.records.clone(),
-        edge: edge(file),
+        edge: file.spec(),
     })
-}
-
-/// What of the file's `edge` may change while the plane serves.
-pub fn edge(file: &EdgeFile) -> EdgeSpec {
-    EdgeSpec {
-        origins: file.cors.origins.clone(),
-    }
 }
 
 /// `host`, `host:port`, an address, or `[address]:port`.

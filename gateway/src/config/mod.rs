@@ -1,5 +1,6 @@
 //! The gateway file: strict, with line and column; no port is bound by reading it.
 
+mod edge;
 mod secret;
 
 use std::{
@@ -13,8 +14,11 @@ use culvert_certs::{Region, TrustDomain, Zone};
 use culvert_control::resource::Span;
 use serde::{Deserialize, Deserializer, de};
 
-pub use self::secret::KeySource;
-use crate::{logs::LogFile, server::MAX_CONNECTIONS};
+pub use self::{
+    edge::{CorsFile, EdgeFile, KeepAliveFile, PassFile, UsageFile},
+    secret::KeySource,
+};
+use crate::logs::LogFile;
 
 /// Largest gateway file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -95,39 +99,6 @@ pub struct TlsFile {
     pub cert: PathBuf,
     /// The key, PEM.
     pub key: PathBuf,
-}
-
-/// What callers meet.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EdgeFile {
-    /// Plain HTTP for callers behind a balancer that ends TLS; off by default.
-    pub plain_listen: Option<SocketAddr>,
-    /// Connections of callers at once.
-    pub max_connections: usize,
-    /// The file of records; by default they go to the log.
-    pub records: Option<PathBuf>,
-    /// Web pages that may call.
-    pub cors: CorsFile,
-}
-
-/// Web pages that may call.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CorsFile {
-    /// Whole origins, such as `https://app.example`.
-    pub origins: Vec<String>,
-}
-
-impl Default for EdgeFile {
-    fn default() -> Self {
-        Self {
-            plain_listen: None,
-            max_connections: MAX_CONNECTIONS,
-            records: None,
-            cors: CorsFile::default(),
-        }
-    }
 }
 
 impl GatewayFile {
@@ -231,19 +202,7 @@ fn check(file: &GatewayFile) -> Result<(), String> {
         }
         (Some(_), _) => {}
     }
-    if file.edge.max_connections == 0 {
-        return Err("edge.max_connections: must be at least 1".into());
-    }
-    let origin = |text: &String| {
-        text.parse::<http::Uri>()
-            .is_ok_and(|uri| uri.scheme().is_some())
-    };
-    if let Some(bad) = file.edge.cors.origins.iter().find(|text| !origin(text)) {
-        return Err(format!(
-            "edge.cors.origins: `{bad}` is not an origin such as https://app.example"
-        ));
-    }
-    Ok(())
+    file.edge.check()
 }
 
 fn admin_listen() -> SocketAddr {
@@ -268,6 +227,7 @@ fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::MAX_CONNECTIONS;
 
     const FULL: &str = r"
 store: { path: /var/lib/culvert/culvert.redb }
@@ -308,6 +268,16 @@ log: { format: json, level: debug }
             ("drain_timeout: 60s", "drain_timeout: 60", "60"),
             ("${env:CULVERT_PLANE_KEY}", "hunter2", "${file:"),
             ("https://app.example", "app.example", "edge.cors.origins"),
+            (
+                "cors: {",
+                "keep_alive: { every: 100ms }\n  cors: {",
+                "edge.keep_alive",
+            ),
+            (
+                "cors: {",
+                "pass: { cookies: [app] }\n  cors: {",
+                "connector/service",
+            ),
             (
                 "advertise: orf.culvert.example",
                 "proxy_protocol: [10.0.0.0/8]",

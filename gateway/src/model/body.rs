@@ -1,4 +1,5 @@
-//! The one thing that we change in a body: the text of the top-level `model`.
+//! What we change in a body: the text of the top-level `model`, and, where it is asked for, whether the
+//! tokens of its stream are counted.
 //!
 //! The body is checked to be one JSON object, the value of `model` is found, and only its bytes are
 //! replaced: what a backend reads is otherwise what the caller wrote. A second spelling of the key is
@@ -14,6 +15,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::ask_usage::{self, Splice};
+
 /// Bodies up to this size are rewritten into one piece (one frame on the wire); above it, copying
 /// would cost more than two more pieces do.
 const COPY_LIMIT: usize = 64 * 1024;
@@ -26,6 +29,9 @@ pub struct ModelBody {
     at: Range<usize>,
     model: String,
     stream: bool,
+    /// What would make it ask for usage.
+    usage: Option<Splice>,
+    asks_usage: bool,
 }
 
 /// Why a body names no model. None of these repeats bytes of the body.
@@ -68,11 +74,14 @@ impl ModelBody {
         let start = raw.as_ptr().addr() - bytes.as_ptr().addr();
         let at = start..start + raw.len();
         let stream = found.stream;
+        let usage = ask_usage::splice(&bytes, &found.options);
         Ok(Self {
             bytes,
             at,
             model,
             stream,
+            usage,
+            asks_usage: false,
         })
     }
 
@@ -86,21 +95,39 @@ impl ModelBody {
         self.stream
     }
 
-    /// The body with `name` as its model, in at most three pieces; no piece is empty.
+    /// Makes it ask for the usage of its stream, and says whether that is news: then the caller does not
+    /// expect the chunk that comes for it.
+    pub const fn ask_usage(&mut self) -> bool {
+        self.asks_usage = self.stream && self.usage.is_some();
+        self.asks_usage
+    }
+
+    /// The body with `name` as its model, in at most five pieces; no piece is empty.
     pub fn with_model(&self, name: &str) -> Vec<Bytes> {
-        if name == self.model {
-            return vec![self.bytes.clone()];
+        let mut changes: Vec<(Range<usize>, Bytes)> = Vec::new();
+        if name != self.model {
+            let name = serde_json::Value::from(name).to_string();
+            changes.push((self.at.clone(), name.into()));
         }
-        let name = serde_json::Value::from(name).to_string();
-        let (before, after) = (&self.bytes[..self.at.start], &self.bytes[self.at.end..]);
-        if self.bytes.len() > COPY_LIMIT {
-            let (before, after) = (self.bytes.slice_ref(before), self.bytes.slice_ref(after));
-            return vec![before, Bytes::from(name), after];
+        if let Some(usage) = self.usage.as_ref().filter(|_| self.asks_usage) {
+            let by = Bytes::from_static(usage.by.as_bytes());
+            changes.push((usage.at.clone(), by));
         }
-        let mut whole = BytesMut::with_capacity(before.len() + name.len() + after.len());
-        whole.put_slice(before);
-        whole.put_slice(name.as_bytes());
-        whole.put_slice(after);
+        changes.sort_unstable_by_key(|(at, _)| at.start);
+        let (mut pieces, mut done) = (Vec::new(), 0);
+        for (at, by) in changes {
+            pieces.extend([self.bytes.slice(done..at.start), by]);
+            done = at.end;
+        }
+        pieces.push(self.bytes.slice(done..));
+        pieces.retain(|piece| !piece.is_empty());
+        if pieces.len() == 1 || self.bytes.len() > COPY_LIMIT {
+            return pieces;
+        }
+        let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+        for piece in pieces {
+            whole.put_slice(&piece);
+        }
         vec![whole.freeze()]
     }
 }
@@ -122,6 +149,8 @@ struct Found<'a> {
     /// Keys that a careless reader could take for `model`.
     models: usize,
     stream: bool,
+    /// The values of `stream_options`; more than two say no more than two do.
+    options: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +176,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Found<'a> {
                         found.model = Some(value);
                     } else if key == "stream" {
                         found.stream = value.get() == "true";
+                    } else if key == "stream_options" && found.options.len() < 2 {
+                        found.options.push(value);
                     }
                 }
                 Ok(found)
@@ -201,6 +232,44 @@ mod tests {
             !parse(r#"{"model":"m","x":{"stream":true}}"#)
                 .unwrap()
                 .wants_stream()
+        );
+    }
+
+    #[test]
+    fn a_stream_is_made_to_count_its_tokens() {
+        let asked = |text: &str, name| {
+            let mut body = parse(text).unwrap();
+            body.ask_usage()
+                .then(|| String::from_utf8(body.with_model(name).concat()).unwrap())
+        };
+        assert_eq!(
+            asked(r#"{"stream":true,"model":"m"}"#, "n").unwrap(),
+            r#"{"stream_options":{"include_usage":true},"stream":true,"model":"n"}"#
+        );
+        assert_eq!(
+            asked(r#"{"model":"m","stream":true,"stream_options":null}"#, "m").unwrap(),
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#
+        );
+        for said in [
+            r#"{"model":"m"}"#,
+            r#"{"model":"m","stream":false}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"model":"m","stream":true,"stream_options":null,"stream_options":null}"#,
+        ] {
+            assert_eq!(asked(said, "n"), None, "{said}");
+        }
+        let large = format!(
+            r#"{{"model":"m","x":"{}","stream":true}}"#,
+            "z".repeat(COPY_LIMIT)
+        );
+        let mut body = parse(&large).unwrap();
+        assert!(body.ask_usage());
+        let pieces = body.with_model("other");
+        assert!(pieces.len() == 5 && pieces.iter().all(|piece| !piece.is_empty()));
+        assert_eq!(
+            pieces[4].as_ptr(),
+            body.bytes[body.at.end..].as_ptr(),
+            "not copied"
         );
     }
 

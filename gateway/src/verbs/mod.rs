@@ -1,27 +1,30 @@
 //! The operator's verbs: each is one or two requests to the admin API, and what to print.
 
 mod client;
+mod given;
 mod show;
+mod snippets;
 
-use std::{
-    io::{self, Read},
-    path::Path,
-};
+use std::path::Path;
 
 use culvert_control::{
     api::{
         AuditListing, CreateKeyAnswer, CreateKeyRequest, Listing, Status, TokenAnswer, TokenRequest,
     },
-    resource::{Document, MAX_FILE, ResourceKind, read_file},
+    resource::{Document, ResourceKind, read_file},
 };
 use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use self::client::{Answer, Client};
+use self::{
+    client::{Answer, Client},
+    given::{key_spec, kind_of, read},
+    snippets::Offer,
+};
 use crate::{
-    cli::{AdminArgs, AgentVerb, ConnectorVerb, KeyVerb, PlaneVerb, Verb},
+    cli::{AdminArgs, AgentVerb, ConnectorVerb, KeyVerb, Output, PlaneVerb, Verb},
     exit::Failure,
     out,
 };
@@ -36,7 +39,15 @@ const MAX_PAGES: usize = 100;
 pub async fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Apply { file, admin } => Desk::open(&admin)?.apply(&file).await,
-        Verb::Get { kind, name, admin } => Desk::open(&admin)?.get(&kind, name.as_deref()).await,
+        Verb::Get {
+            kind,
+            name: Some(name),
+            output: Some(Output::Client),
+            admin,
+        } => Desk::open(&admin)?.snippets(&kind, &name).await,
+        Verb::Get {
+            kind, name, admin, ..
+        } => Desk::open(&admin)?.get(&kind, name.as_deref()).await,
         Verb::Delete { kind, name, admin } => Desk::open(&admin)?.delete(&kind, &name).await,
         Verb::Connector { verb, admin } => {
             let desk = Desk::open(&admin)?;
@@ -176,6 +187,27 @@ impl Desk {
         } else {
             print(&show::table(kind, &items))
         }
+    }
+
+    /// What those need who call a connector.
+    async fn snippets(&self, kind: &str, name: &str) -> Result<(), Failure> {
+        if kind_of(kind)? != ResourceKind::Connector {
+            return Err(Failure::Usage("-o client is for connectors".into()));
+        }
+        let headers = HeaderMap::new();
+        let answer = self.client.send(Method::GET, "/v1/status", None, headers);
+        let status: Status = answer.await?.parse()?;
+        let offer = Offer::of(&status.links, self.client.tenant()?, name);
+        let offer = offer.ok_or_else(|| {
+            Failure::Unreachable(format!(
+                "no agent of connector `{name}` is connected: there is nothing to call now"
+            ))
+        })?;
+        print(&if self.as_json {
+            offer.json().to_string()
+        } else {
+            offer.text()
+        })
     }
 
     async fn delete(&self, kind: &str, name: &str) -> Result<(), Failure> {
@@ -318,56 +350,6 @@ impl Desk {
     fn say(&self, what: &str) -> Result<(), Failure> {
         if self.as_json { Ok(()) } else { print(what) }
     }
-}
-
-fn key_spec(
-    allow: Vec<String>,
-    all: bool,
-    expires: Option<String>,
-    description: Option<String>,
-) -> Map<String, Value> {
-    let mut spec = Map::new();
-    if all {
-        spec.insert("all".into(), true.into());
-    } else {
-        spec.insert("allow".into(), allow.into());
-    }
-    for (name, text) in [("expires", expires), ("description", description)] {
-        if let Some(text) = text {
-            spec.insert(name.into(), text.into());
-        }
-    }
-    spec
-}
-
-fn kind_of(word: &str) -> Result<ResourceKind, Failure> {
-    ResourceKind::from_word(word).ok_or_else(|| {
-        let kinds: Vec<_> = ResourceKind::ALL.iter().map(|kind| kind.plural()).collect();
-        Failure::Usage(format!(
-            "`{word}` is no kind; there are {}",
-            kinds.join(", ")
-        ))
-    })
-}
-
-fn read(file: &Path) -> Result<String, Failure> {
-    let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", file.display()));
-    let mut text = String::new();
-    let limit = MAX_FILE as u64 + 1;
-    if file == Path::new("-") {
-        io::stdin()
-            .lock()
-            .take(limit)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-    } else {
-        let opened = std::fs::File::open(file).map_err(failed)?;
-        opened
-            .take(limit)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-    }
-    Ok(text)
 }
 
 fn value<T: Serialize>(thing: &T) -> Result<Value, Failure> {

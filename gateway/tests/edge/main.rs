@@ -8,6 +8,7 @@ mod slow;
 mod tls;
 mod world;
 
+use culvert_gateway::settings::EdgeSpec;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -169,6 +170,56 @@ async fn listed_pages_may_call_and_others_may_not() {
         ),
         (401, None)
     );
+}
+
+#[tokio::test]
+async fn a_listed_page_may_read_every_answer() {
+    let world = World::start().await;
+    let (key, origin) = (world.bearer(), "origin: https://app.example");
+    for (line, headers, status) in [
+        ("GET /v1/models", &[origin, &key][..], 200),
+        ("GET /v1/models", &[origin], 401),
+        ("GET /v1/nothing", &[origin, &key], 404),
+        ("GET /mcp/dev/x", &[origin, &key], 503),
+    ] {
+        let answer = world.send(line, headers, "").await;
+        assert_eq!(answer.status, status, "{line}: {}", answer.body);
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!(allowed, Some("https://app.example"), "{line}");
+        assert!(answer.header("access-control-allow-credentials").is_none());
+        let exposed = answer.header("access-control-expose-headers").unwrap();
+        for name in [
+            "x-request-id",
+            "x-culvert-region",
+            "x-culvert-zone",
+            "server-timing",
+            "retry-after",
+            "mcp-session-id",
+        ] {
+            assert!(exposed.contains(name), "{name}");
+        }
+        let varies = answer.head.lines().any(|line| line == "vary: origin");
+        assert!(varies, "{}", answer.head);
+    }
+    let other = ["origin: https://evil.example", &key];
+    let answer = world.send("GET /v1/models", &other, "").await;
+    assert_eq!(
+        answer.status, 200,
+        "the key decides; a browser shows it to no page"
+    );
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn no_page_may_call_unless_it_is_listed() {
+    let world = World::with(|plane| plane.edge = EdgeSpec::default()).await;
+    let asks = [
+        "origin: https://app.example",
+        "access-control-request-method: GET",
+    ];
+    let preflight = world.send("OPTIONS /v1/models", &asks, "").await;
+    assert_eq!(preflight.status, 401);
+    assert_eq!(preflight.header("access-control-allow-origin"), None);
 }
 
 #[tokio::test]

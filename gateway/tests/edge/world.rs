@@ -187,6 +187,7 @@ async fn spec(folder: &Path) -> NodeSpec {
             records: Some(folder.join("records.jsonl")),
             edge: EdgeSpec {
                 origins: vec!["https://app.example".into()],
+                ..EdgeSpec::default()
             },
         }),
     }

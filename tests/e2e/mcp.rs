@@ -160,24 +160,43 @@ async fn errors_of_the_gateway_are_json_rpc() {
 #[tokio::test]
 async fn errors_of_the_server_pass_unchanged() {
     let world = World::start().await.unwrap();
-    let list = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"});
-    let through = request(&world, Method::POST).header("mcp-session-id", "no-such-session");
-    let through = world
-        .client()
-        .send(through, list.to_string().into())
-        .await
-        .unwrap();
     let server = culvert_tests::client::Client::new(world.tools.url());
-    let direct = server
-        .request(Method::POST, "/mcp")
-        .header("content-type", "application/json")
-        .header("accept", "application/json, text/event-stream")
-        .header("mcp-session-id", "no-such-session");
-    let direct = server.send(direct, list.to_string().into()).await.unwrap();
-    assert_eq!(
-        (through.status, through.text()),
-        (direct.status, direct.text())
-    );
+    let direct = |method: Method| server.request(method, "/mcp");
+    let client = world.client();
+    let through = |method: Method| client.request(method, PATH);
+    // A POST that accepts no answer, a session of nobody's, a version that nobody has.
+    let list = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).to_string();
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2031-01-01", "io.modelcontextprotocol/clientCapabilities": {}});
+    let later =
+        json!({"jsonrpc": "2.0", "id": 3, "method": "tools/list", "params": {"_meta": meta}});
+    for (method, headers, body) in [
+        (Method::POST, &[("accept", "text/plain")][..], list.clone()),
+        (Method::DELETE, &[], String::new()),
+        (
+            Method::POST,
+            &[
+                ("accept", "application/json, text/event-stream"),
+                ("mcp-protocol-version", "2031-01-01"),
+            ],
+            later.to_string(),
+        ),
+    ] {
+        let dressed = |mut builder: http::request::Builder| {
+            for (name, value) in headers {
+                builder = builder.header(*name, *value);
+            }
+            builder.header("content-type", "application/json")
+        };
+        let through = dressed(through(method.clone()));
+        let through = client.send(through, body.clone().into()).await.unwrap();
+        let direct = server.send(dressed(direct(method)), body.into()).await;
+        let direct = direct.unwrap();
+        assert!(direct.status.is_client_error(), "{}", direct.text());
+        assert_eq!(
+            (through.status, through.text()),
+            (direct.status, direct.text())
+        );
+    }
 }
 
 #[tokio::test]

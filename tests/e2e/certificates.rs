@@ -51,16 +51,7 @@ fn bare_alert(name: &str, told: &ConnectionError) {
 
 /// Waits until the log has `count` lines with `what`, and sees `reason` in the last of them.
 async fn logged(process: &Process, what: &str, count: usize, reason: &str) {
-    let wanted = format!("{count} lines with {what:?}");
-    let last = wait::until(&wanted, PATIENCE, || async {
-        let text = process.log().text();
-        let lines: Vec<&str> = text.lines().filter(|line| line.contains(what)).collect();
-        match lines.last() {
-            Some(last) if lines.len() == count => Ok((*last).to_owned()),
-            _ => Err(text),
-        }
-    });
-    let last = last.await.unwrap();
+    let last = process.logged_times(what, count, PATIENCE).await.unwrap();
     assert!(
         last.contains(reason),
         "{reason:?} is not the reason in {last}"

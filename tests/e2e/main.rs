@@ -21,5 +21,6 @@ mod mcp_sessions;
 mod observe;
 mod openai;
 mod policy;
+mod rebinding;
 mod tenants;
 mod tidy;

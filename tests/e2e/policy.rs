@@ -1,10 +1,8 @@
 //! What can be called through an agent, and where an agent connects to.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use culvert_tests::wait;
-use culvert_tests::world::World;
+use culvert_tests::wait::{self, PATIENCE};
+use culvert_tests::world::{Agent, AgentSpec, World};
 use http::Method;
 use serde_json::json;
 
@@ -182,121 +180,117 @@ async fn no_redirect_is_followed() {
 
 #[tokio::test]
 async fn metadata_addresses_and_hidden_loopback_are_never_dialled() {
+    // With the port of a server that would answer on loopback, and the reason that the agent has to have.
     let forbidden = [
-        "169.254.169.254",
-        "[fd00:ec2::254]",
-        "[::ffff:169.254.169.254]",
-        "[64:ff9b::a9fe:a9fe]",
-        "[2002:a9fe:a9fe::]",
-        "0.0.0.0",
-        "224.0.0.1",
-        "255.255.255.255",
-        "[fe80::1]",
-        "[::]",
-        "100.100.100.200",
+        ("169.254.169.254", "169.254.169.254 is a"),
+        ("[fd00:ec2::254]", "fd00:ec2::254 is a"),
+        ("[::ffff:169.254.169.254]", "169.254.169.254 is a"),
+        ("[64:ff9b::a9fe:a9fe]", "169.254.169.254 is a"),
+        ("[2002:a9fe:a9fe::]", "169.254.169.254 is a"),
+        ("0.0.0.0", "0.0.0.0 is a"),
+        ("224.0.0.1", "224.0.0.1 is a"),
+        ("255.255.255.255", "255.255.255.255 is a"),
+        ("[fe80::1]", "fe80::1 is a"),
+        ("[::]", ":: is a"),
+        ("100.100.100.200", "100.100.100.200 is a"),
     ];
+    let mut world = World::builder().without_agent().start().await.unwrap();
+    let backend = world.backend.address();
+    let (_, port) = backend.rsplit_once(':').unwrap();
     let services: String = forbidden
         .iter()
         .enumerate()
-        .map(|(index, address)| {
-            format!("  - name: bad-{index}\n    kind: http\n    url: http://{address}:{{port}}\n    allow: [{{ methods: [GET], paths: [\"/**\"] }}]\n")
+        .map(|(index, (address, _))| {
+            format!("  - name: bad-{index}\n    kind: http\n    url: http://{address}:{port}\n    allow: [{{ methods: [GET], paths: [\"/**\"] }}]\n")
         })
         .collect();
-    let file = format!(
-        "services:\n  - name: llm\n    kind: model\n    url: http://{{backend}}/v1\n{services}"
-    );
-    // A port that would answer, were the address not forbidden.
-    let world = World::builder().without_agent().start().await.unwrap();
-    let port = world
-        .backend
-        .address()
-        .rsplit(':')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    drop(world);
-    let world = World::builder()
-        .agent_file(&file.replace("{port}", &port))
-        .start()
+    let mut spec = AgentSpec::joining(&world.gateway.line.join_token);
+    spec.file = Some(format!(
+        "services:\n  - name: llm\n    kind: model\n    url: http://{backend}/v1\n{services}"
+    ));
+    spec.environment = vec![("CULVERT_LOG".to_owned(), "debug".to_owned())];
+    world.agent = Some(Agent::start(spec).await.unwrap());
+    world.ready().await.unwrap();
+    for (index, (address, reason)) in forbidden.iter().enumerate() {
+        let (service, url) = (
+            format!("\"bad-{index}\""),
+            format!("http://{address}:{port}"),
+        );
+        unreachable(
+            &world,
+            &format!("/http/dev/bad-{index}/__stats"),
+            [&service, &url],
+            reason,
+        )
         .await;
-    // A configuration that names such an address may be refused whole; that is as good.
-    let Ok(world) = world else { return };
-    for (index, address) in forbidden.iter().enumerate() {
-        let answer = world
-            .client()
-            .get(&format!("/http/dev/bad-{index}/__stats"))
-            .await
-            .unwrap();
-        let code = answer.json()["error"]["code"].clone();
-        assert!(
-            !answer.status.is_success(),
-            "{}: {}",
-            address,
-            answer.text()
-        );
-        assert!(
-            ["backend_unreachable", "not_allowed", "agent_unavailable"]
-                .iter()
-                .any(|known| code == *known),
-            "{}: {}",
-            address,
-            answer.text()
-        );
     }
+    assert_eq!(reached(&world).await, Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn a_name_that_resolves_to_loopback_is_refused_where_the_url_does_not_say_localhost() {
-    let file = r#"
-services:
-  - name: llm
-    kind: model
-    url: http://{backend}/v1
-  - name: sly
-    kind: http
-    url: http://{name}:{port}
-    allow: [{ methods: [GET], paths: ["/**"] }]
-"#;
-    // The host's own name resolves to a loopback address on most machines; where it does not, it is refused as unreachable.
-    let name =
-        std::fs::read_to_string("/etc/hostname").unwrap_or_else(|_| "ip6-localhost".to_owned());
-    let name = name.trim();
-    let filled = file.replace("{name}", name).replace("{port}", "9");
-    let world = World::builder().agent_file(&filled).start().await.unwrap();
-    wait::until(
-        "the service is offered",
-        Duration::from_secs(10),
-        || async {
-            let answer = world
-                .client()
-                .get("/http/dev/sly/x")
-                .await
-                .map_err(|error| error.to_string())?;
-            let code = answer.json()["error"]["code"].clone();
-            if code == "backend_unreachable" || code == "not_allowed" || code == "agent_unavailable"
-            {
-                Ok(())
-            } else {
-                Err(answer.text())
-            }
-        },
-    )
+/// Sees that a service cannot be called, and waits until the agent has said why: of its name when a call tried, or of its
+/// url when a probe did. Which of the two was first decides what the caller is told.
+async fn unreachable(world: &World, path: &str, names: [&str; 2], reason: &str) {
+    let answer = world.client().get(path).await.unwrap();
+    let code = answer.json()["error"]["code"].clone();
+    let told = (answer.status.as_u16(), code.as_str().unwrap_or_default());
+    assert!(
+        [(502, "backend_unreachable"), (503, "agent_unavailable")].contains(&told),
+        "{path}: {}",
+        answer.text()
+    );
+    let log = world.agent.as_ref().unwrap().process.log();
+    wait::until(&format!("{reason:?} of {path}"), PATIENCE, || async {
+        if names.iter().any(|name| log.count(&[name, reason]) > 0) {
+            Ok(())
+        } else {
+            Err(log.text())
+        }
+    })
     .await
     .unwrap();
 }
 
 #[tokio::test]
 async fn the_agents_own_listener_is_no_backend() {
-    // The health port is chosen by the system, so the test asks for every loopback port that the agent itself listens on.
-    let world = World::start().await.unwrap();
+    let mut world = World::start().await.unwrap();
+    let listening = listeners(&world);
+    assert!(
+        listening.len() == 1 && listening[0].ip().is_loopback(),
+        "one listener, for health, on loopback: {listening:?}"
+    );
+    // The port is known only now: the agent starts again with it, and with a service that names it.
+    let (process, mut spec, state) = world.agent.take().unwrap().into_parts();
+    process.kill().await.unwrap();
+    let own = listening[0];
+    spec.health = Some(own.to_string());
+    spec.environment = vec![("CULVERT_LOG".to_owned(), "debug".to_owned())];
+    let file = state.path().join("own.yaml");
+    spec.arguments
+        .extend(["--config".to_owned(), file.display().to_string()]);
+    let yaml = format!(
+        "services:\n  - name: own\n    kind: http\n    url: http://{own}\n    allow: [{{ methods: [GET], paths: [\"/healthz\"] }}]\n"
+    );
+    std::fs::write(file, yaml).unwrap();
+    world.agent = Some(Agent::start_in(state, spec).await.unwrap());
+    world.serves().await.unwrap();
+    assert_eq!(listeners(&world), [own]);
+    let there = culvert_tests::client::Client::new(format!("http://{own}"));
+    assert_eq!(
+        there.get("/healthz").await.unwrap().status,
+        200,
+        "it answers"
+    );
+    let names = ["\"own\"", &format!("http://{own}")];
+    unreachable(
+        &world,
+        "/http/dev/own/healthz",
+        names,
+        "is this agent's own listener",
+    )
+    .await;
+}
+
+fn listeners(world: &World) -> Vec<std::net::SocketAddr> {
     let agent = world.agent.as_ref().unwrap();
-    let listening = culvert_tests::listeners::of(agent.process.id().unwrap()).unwrap();
-    assert!(
-        listening.iter().all(|address| address.ip().is_loopback()),
-        "the agent listens on {listening:?}"
-    );
-    assert!(
-        listening.len() <= 1,
-        "one listener, for health: {listening:?}"
-    );
+    culvert_tests::listeners::of(agent.process.id().unwrap()).unwrap()
 }

@@ -128,6 +128,28 @@ impl Process {
         .await
     }
 
+    /// Waits until exactly `count` lines of its log have `text`, and gives the last of them.
+    ///
+    /// # Errors
+    /// A deadline, with the log.
+    pub async fn logged_times(
+        &self,
+        text: &str,
+        count: usize,
+        within: Duration,
+    ) -> Result<String, HarnessError> {
+        let what = format!("{count} lines with {text:?} in the log of {}", self.name);
+        wait::until(&what, within, || async {
+            let log = self.log.text();
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
+            match lines.last() {
+                Some(last) if lines.len() == count => Ok((*last).to_owned()),
+                _ => Err(log),
+            }
+        })
+        .await
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -216,6 +238,15 @@ impl Log {
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
             .any(|line| line.contains(text))
+    }
+
+    /// How many lines have all of `parts`.
+    pub fn count(&self, parts: &[&str]) -> usize {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines
+            .iter()
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .count()
     }
 
     fn push(&self, line: String) {

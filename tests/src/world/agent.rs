@@ -22,6 +22,10 @@ pub struct AgentSpec {
     pub file: Option<String>,
     /// Its environment besides ours.
     pub environment: Vec<(String, String)>,
+    /// Where its health is told; none is any port of loopback.
+    pub health: Option<String>,
+    /// A program and arguments that end by running what follows them; none runs it as it is.
+    pub wrapper: Vec<String>,
 }
 
 /// A running agent with a state folder of its own.
@@ -69,8 +73,17 @@ impl Agent {
     /// # Errors
     /// A program that cannot be started.
     pub async fn start_in(state: TempDir, spec: AgentSpec) -> Result<Self, HarnessError> {
-        let mut command = Command::new(Programs::built().await?.path("culvert-agent"));
-        command.arg("run").args(["--health-listen", "127.0.0.1:0"]);
+        let program = Programs::built().await?.path("culvert-agent");
+        let mut command = match spec.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let health = spec.health.as_deref().unwrap_or("127.0.0.1:0");
+        command.arg("run").args(["--health-listen", health]);
         command.arg("--state-dir").arg(state.path().join("state"));
         if let Some(text) = &spec.file {
             let path = state.path().join("agent.yaml");

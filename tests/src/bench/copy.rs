@@ -3,17 +3,9 @@
 //! It is what a tunnel cannot beat: no HTTP, no policy, no frames, and quinn with the same windows.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    ClientConfig, Connection, Endpoint, RecvStream, SendStream, ServerConfig, TransportConfig,
-    VarInt,
-};
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use quinn::{Connection, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -21,15 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use super::bare::{NAME, dialling, listening};
+use crate::attacker::other;
 use crate::error::HarnessError;
 use crate::out;
 use crate::process::Process;
 use crate::programs::Programs;
 
-/// The windows of our links.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-const SEND_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
-/// Streams that the far end permits.
+/// Streams that an end permits.
 const STREAMS: u32 = 10_000;
 
 /// The two processes.
@@ -87,10 +78,7 @@ impl CopyChain {
 /// # Errors
 /// Ports and certificates that cannot be had, or the loss of the far end.
 pub async fn near(certificate: PathBuf) -> Result<(), HarnessError> {
-    let endpoint = Endpoint::server(
-        server_config(&certificate)?,
-        SocketAddr::from(([127, 0, 0, 1], 0)),
-    )?;
+    let endpoint = listening(&certificate, STREAMS)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let line = NearLine {
         tcp: listener.local_addr()?,
@@ -125,10 +113,9 @@ pub async fn far(
     near: SocketAddr,
     backend: String,
 ) -> Result<(), HarnessError> {
-    let mut endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    endpoint.set_default_client_config(client_config(&certificate)?);
+    let endpoint = dialling(&certificate, STREAMS)?;
     let connection = endpoint
-        .connect(near, "copy")
+        .connect(near, NAME)
         .map_err(other)?
         .await
         .map_err(other)?;
@@ -160,50 +147,4 @@ async fn copy(mut stream: TcpStream, mut send: SendStream, mut receive: RecvStre
     };
     // A benchmark whose transfer is cut sees it at its own end.
     drop(tokio::join!(up, down));
-}
-
-fn transport() -> Arc<TransportConfig> {
-    let mut transport = TransportConfig::default();
-    transport
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::MAX)
-        .send_window(SEND_WINDOW_BYTES)
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
-        .keep_alive_interval(Some(Duration::from_secs(3)));
-    Arc::new(transport)
-}
-
-fn server_config(certificate: &Path) -> Result<ServerConfig, HarnessError> {
-    let made = rcgen::generate_simple_self_signed(vec!["copy".to_owned()]).map_err(other)?;
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    std::fs::write(certificate, made.cert.der())?;
-    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(other)?
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .map_err(other)?;
-    let mut config =
-        ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(other)?));
-    config.transport_config(transport());
-    Ok(config)
-}
-
-fn client_config(certificate: &Path) -> Result<ClientConfig, HarnessError> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(std::fs::read(certificate)?))
-        .map_err(other)?;
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(other)?));
-    config.transport_config(transport());
-    Ok(config)
-}
-
-fn other(error: impl std::error::Error) -> HarnessError {
-    HarnessError::Http(error.to_string())
 }

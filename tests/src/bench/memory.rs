@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::Effort;
+use super::idle::{Bare, Dialler};
 use super::report::Report;
 use super::usage::resident_kib;
 use crate::client::Events;
@@ -10,27 +11,76 @@ use crate::error::HarnessError;
 use crate::wait::{self, PATIENCE};
 use crate::world::{Agent, AgentSpec, CONNECTOR, World, chat_body};
 
-/// What quinn alone needs: a bare idle connection, and a held stream at both ends, in KiB.
-const BARE_CONNECTION_KIB: f64 = 38.0;
-const BARE_STREAM_KIB: f64 = 1.8;
+/// Connections, and streams of each, that are opened before any is counted.
+const WARMING: u32 = 8;
 
 const FILE: &str = "services:
   - { name: llm, kind: model, url: \"http://{backend}/v1\", limits: { concurrency: 4096 } }
 ";
 
 pub(super) async fn measure(effort: Effort, report: &mut Report) -> Result<(), HarnessError> {
+    let idle = u32::try_from(effort.idle_streams).unwrap_or(u32::MAX);
+    let per_stream = bare_stream(idle).await?;
+    let world = warm_world().await?;
+    let held = streams(&world, effort.idle_streams, per_stream, report).await;
+    held.map_err(|error| world.explain(&error))?;
+    // Links in a world of their own: what the streams have left behind would hide what they need.
+    drop(world);
+    let per_connection = bare_connection(effort.idle_links).await?;
+    let world = warm_world().await?;
+    let held = links(&world, effort.idle_links, per_connection, report).await;
+    held.map_err(|error| world.explain(&error))
+}
+
+async fn warm_world() -> Result<World, HarnessError> {
     let world = World::builder().agent_file(FILE).start().await?;
     world.serves().await?;
-    let measured = async {
-        streams(&world, effort.idle_streams, report).await?;
-        links(&world, effort.idle_links, report).await
-    };
-    let outcome = measured.await;
-    outcome.map_err(|error| world.explain(&error))
+    Ok(world)
+}
+
+/// What quinn alone needs for a held stream, at both ends together, in KiB.
+async fn bare_stream(count: u32) -> Result<f64, HarnessError> {
+    let bare = Bare::start(count + WARMING).await?;
+    let _warm = warmed(&bare).await?;
+    let mut one = bare.dial().await?;
+    one.open(WARMING).await?;
+    let before = bare.resident_kib()? + one.resident_kib()?;
+    one.open(count).await?;
+    let after = bare.resident_kib()? + one.resident_kib()?;
+    Ok((after - before) / f64::from(count))
+}
+
+/// What quinn alone needs for an idle connection, at the end that listens, in KiB.
+#[expect(clippy::cast_precision_loss, reason = "counts are small")]
+async fn bare_connection(count: usize) -> Result<f64, HarnessError> {
+    let bare = Bare::start(WARMING).await?;
+    let _warm = warmed(&bare).await?;
+    let before = bare.resident_kib()?;
+    let mut held = Vec::with_capacity(count);
+    for _ in 0..count {
+        held.push(bare.dial().await?);
+    }
+    Ok((bare.resident_kib()? - before) / count as f64)
+}
+
+/// The first ones pay for what each thread of a process keeps, as the first calls of a world that has served did.
+async fn warmed(bare: &Bare) -> Result<Vec<Dialler>, HarnessError> {
+    let mut warm = Vec::new();
+    for _ in 0..WARMING {
+        let mut dialler = bare.dial().await?;
+        dialler.open(WARMING).await?;
+        warm.push(dialler);
+    }
+    Ok(warm)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are small")]
-async fn streams(world: &World, count: usize, report: &mut Report) -> Result<(), HarnessError> {
+async fn streams(
+    world: &World,
+    count: usize,
+    bare: f64,
+    report: &mut Report,
+) -> Result<(), HarnessError> {
     let gateway = world.gateway.process.id().unwrap_or_default();
     let agent = world
         .agent
@@ -80,7 +130,7 @@ async fn streams(world: &World, count: usize, report: &mut Report) -> Result<(),
         &format!("kib_per_idle_stream_of_{count}_vs_bare_quinn"),
         at_gateway + at_agent,
         "KiB",
-        Some(BARE_STREAM_KIB),
+        Some(bare),
     )?;
     drop(held);
     Ok(())
@@ -88,7 +138,12 @@ async fn streams(world: &World, count: usize, report: &mut Report) -> Result<(),
 
 /// Joins more agents of the same connector and sees what the gateway needs for each.
 #[expect(clippy::cast_precision_loss, reason = "counts are small")]
-async fn links(world: &World, count: usize, report: &mut Report) -> Result<(), HarnessError> {
+async fn links(
+    world: &World,
+    count: usize,
+    bare: f64,
+    report: &mut Report,
+) -> Result<(), HarnessError> {
     let gateway = world.gateway.process.id().unwrap_or_default();
     let before = resident_kib(gateway)?;
     let mut agents = Vec::with_capacity(count);
@@ -104,7 +159,7 @@ async fn links(world: &World, count: usize, report: &mut Report) -> Result<(), H
         &format!("gateway_kib_per_idle_link_of_{count}_vs_bare_quinn"),
         per_link,
         "KiB",
-        Some(BARE_CONNECTION_KIB),
+        Some(bare),
     )
 }
 

@@ -3,9 +3,11 @@
 //! Every measure runs its paths in turn, round by round, and reports the median of the rounds, so that a noisy minute of the
 //! machine meets all of them. One JSON object per line: name, value, unit, baseline, ratio.
 
+mod bare;
 mod bulk;
 pub mod copy;
 mod driver;
+pub mod idle;
 mod latency;
 mod memory;
 mod nginx;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use culvert_tests::bench::{self, Effort, Measure, copy};
+use culvert_tests::bench::{self, Effort, Measure, copy, idle};
 use culvert_tests::out;
 
 /// Measures what the tunnel adds; one JSON object per line: name, value, unit, baseline, ratio.
@@ -21,7 +21,7 @@ struct Arguments {
     part: Option<Part>,
 }
 
-/// The processes of the bare copy; the benchmark starts them itself.
+/// The processes of the bare copy and of bare quinn; the benchmark starts them itself.
 #[derive(Subcommand)]
 enum Part {
     /// Where the gateway stands.
@@ -31,6 +31,13 @@ enum Part {
         certificate: PathBuf,
         near: SocketAddr,
         backend: String,
+    },
+    /// Where the gateway stands, holding what it is given.
+    IdleNear { certificate: PathBuf, streams: u32 },
+    /// Where the agent stands.
+    IdleFar {
+        certificate: PathBuf,
+        near: SocketAddr,
     },
 }
 
@@ -50,6 +57,11 @@ async fn main() -> ExitCode {
             near,
             backend,
         }) => copy::far(certificate, near, backend).await,
+        Some(Part::IdleNear {
+            certificate,
+            streams,
+        }) => idle::near(certificate, streams).await,
+        Some(Part::IdleFar { certificate, near }) => idle::far(certificate, near).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,13 @@
 //! The agent as a whole: what runs beside what, and in which order it ends.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use culvert_certs::store::{CredentialStore, Refusal, StoredIdentity};
 use culvert_tunnel::{Dialer, Target, UdpOptions};
 use culvert_wire::{CallMemory, InstanceId};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -120,15 +122,7 @@ impl Agent {
             started: clock::now_text(),
             reload_error: Mutex::default(),
         });
-        if let Some((listener, addr)) = listener {
-            tracing::info!(%addr, "health, metrics and status");
-            background.spawn(listen::serve(listener, Arc::clone(&shown), stop.clone()));
-        }
-        background.spawn(present::when_up(
-            Arc::clone(&shown),
-            links.serving(),
-            stop.clone(),
-        ));
+        show(&shown, listener, &background, &stop);
         let (zones, zones_now) = watch::channel(config.planes.clone());
         let (drain_timeout, drain_now) = watch::channel(config.drain_timeout);
         let linking = Arc::new(Linking {
@@ -300,6 +294,21 @@ impl Agent {
         }
         tracing::debug!("ended");
     }
+}
+
+/// Starts what shows the agent: its listener, where there is one, and the first lines once it is up.
+fn show(
+    shown: &Arc<Overview>,
+    listener: Option<(TcpListener, SocketAddr)>,
+    background: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    if let Some((listener, addr)) = listener {
+        tracing::info!(%addr, "health, metrics and status");
+        background.spawn(listen::serve(listener, Arc::clone(shown), stop.clone()));
+    }
+    let up = present::when_up(Arc::clone(shown), shown.links.serving(), stop.clone());
+    background.spawn(up);
 }
 
 /// Whether something has changed that is only read at a start.

@@ -86,7 +86,12 @@ impl Handler for ModelBackend {
         let api = path.strip_prefix("/v1").unwrap_or(&path).to_owned();
         let active = self.stats.begin(&format!("{} {api}", request.method()));
         let mut active = Some(active);
-        if let Some(answer) = switch::handle(&api, &mut request, &mut active, &self.switched) {
+        if let Some(answer) = switch::handle(
+            &api,
+            &mut request,
+            &mut active,
+            (&self.stats, &self.switched),
+        ) {
             return answer;
         }
         let Some(active) = active else {

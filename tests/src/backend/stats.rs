@@ -47,6 +47,15 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Takes what the head of `request` says.
+    pub fn of<B>(request: &http::Request<B>) -> Self {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = request.method().clone();
+        parts.uri = request.uri().clone();
+        parts.headers = request.headers().clone();
+        Self::new(&parts, &[])
+    }
+
     /// Takes what `parts` and `body` say.
     pub fn new(parts: &Parts, body: &[u8]) -> Self {
         let shown = &body[..body.len().min(REMEMBERED_BODY_BYTES)];

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::task::TaskTracker;
 
 use super::answer;
-use super::stats::Active;
+use super::stats::{Active, Seen, Stats};
 use crate::serve::Body;
 
 /// The header in which a client offers sub-protocols, and the server names one.
@@ -34,8 +34,11 @@ pub(super) fn handle(
     path: &str,
     request: &mut Request<Incoming>,
     active: &mut Option<Active>,
-    tasks: &TaskTracker,
+    (stats, tasks): (&Stats, &TaskTracker),
 ) -> Option<Response<Body>> {
+    if path == "/realtime" || path == "/ws" || path.starts_with("/switch/") {
+        stats.remember(Seen::of(request));
+    }
     let greets = path == "/realtime";
     if greets || path == "/ws" {
         return Some(websocket(request, active.take()?, greets, tasks));

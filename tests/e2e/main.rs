@@ -24,3 +24,4 @@ mod policy;
 mod rebinding;
 mod tenants;
 mod tidy;
+mod upgrades;

@@ -94,7 +94,7 @@ impl Leaf {
         if let Some(name) = &self.common_name {
             params.distinguished_name.push(DnType::CommonName, name);
         }
-        params.is_ca = self.authority.clone();
+        params.is_ca = self.authority;
         params.key_usages.clone_from(&self.usages);
         params.extended_key_usages.clone_from(&self.purposes);
         params.use_authority_key_identifier_extension = true;

@@ -332,6 +332,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_legal_if_odd_passes_as_it_was_written() {
+        for text in [
+            r#"{"n":1e99999999,"m":-0.0,"k":123456789012345678901234567890,"model":"x"}"#,
+            r#"{"":1,"":2,"a":{"model":"y","model":"z"},"model":"x","\u006d":3}"#,
+            r#"{"modelx":1," model":2,"models":[],"model":"x"}"#,
+            "{\"s\":\"\\ud83d\\ude00 \u{1f600} \u{feff}\",\"model\":\"x\"}",
+            r#"{"mod\u0065l":"x"}"#,
+        ] {
+            assert_eq!(parse(text).unwrap().model(), "x", "{text}");
+            let out = replaced(text, "other");
+            let (at, end) = (
+                text.rfind("\"x\"").unwrap(),
+                text.rfind("\"x\"").unwrap() + 3,
+            );
+            assert_eq!(out, format!("{}\"other\"{}", &text[..at], &text[end..]));
+        }
+    }
+
+    #[test]
+    fn bombs_are_no_work() {
+        let began = std::time::Instant::now();
+        let open = "{\"a\":[".repeat(300_000);
+        assert!(matches!(parse(&open), Err(BodyError::NotJson { .. })));
+        let keys: String = (0..100_000).map(|n| format!("\"k{n}\":0,")).collect();
+        assert!(parse(&format!("{{{keys}\"model\":\"m\"}}")).is_ok());
+        let digits = format!("{{\"n\":{},\"model\":\"m\"}}", "9".repeat(1_000_000));
+        assert!(parse(&digits).is_ok());
+        // Each reads its bytes once; a square of them would take hours.
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    }
+
+    #[test]
     fn large_bodies_are_not_copied() {
         let text = format!(r#"{{"x":"{}","model":"m","y":1}}"#, "z".repeat(COPY_LIMIT));
         let body = parse(&text).unwrap();

@@ -158,6 +158,9 @@ impl Calls {
         if open.deadline_ms == Some(0) {
             return Err(Code::DeadlineBefore);
         }
+        if !service.gate.permits(Instant::now()) {
+            return Err(Code::RateLimited);
+        }
         Ok(Plan {
             service,
             admitted,

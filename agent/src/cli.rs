@@ -30,6 +30,10 @@ pub enum Command {
     Check(ServiceArgs),
     /// Shows what a running agent says of itself.
     Status(StatusArgs),
+    /// Stops calls to a service, or to all, until `resume`; those that have begun finish.
+    Pause(SwitchArgs),
+    /// Lets calls come again.
+    Resume(SwitchArgs),
     /// Looks at join tokens.
     Token(TokenArgs),
 }
@@ -104,6 +108,17 @@ pub struct StatusArgs {
     /// Prints the document as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Where the agent is.
+    #[command(flatten)]
+    pub services: ServiceArgs,
+}
+
+/// Of `pause` and `resume`.
+#[derive(Debug, Args)]
+pub struct SwitchArgs {
+    /// The service; all of them where none is named.
+    #[arg(value_name = "SERVICE")]
+    pub service: Option<String>,
     /// Where the agent is.
     #[command(flatten)]
     pub services: ServiceArgs,
@@ -221,6 +236,7 @@ impl Command {
             Self::Join(args) => Some(&args.services),
             Self::Check(args) => Some(args),
             Self::Status(args) => Some(&args.services),
+            Self::Pause(args) | Self::Resume(args) => Some(&args.services),
             Self::Token(_) => None,
         }
     }

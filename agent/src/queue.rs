@@ -1,12 +1,13 @@
 //! How many calls a service makes at once, and how many wait for their turn.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::LimitSpec;
+use crate::rate::Bucket;
 
 /// The gate of one service.
 #[derive(Clone, Debug)]
@@ -14,6 +15,7 @@ pub struct Gate {
     slots: Option<Arc<Semaphore>>,
     waiting: Arc<AtomicU32>,
     in_flight: Arc<AtomicU32>,
+    rate: Option<Arc<Mutex<Bucket>>>,
     spec: LimitSpec,
 }
 
@@ -60,8 +62,19 @@ impl Gate {
                 .map(|n| Arc::new(Semaphore::new(usize::try_from(n).unwrap_or(usize::MAX)))),
             waiting: Arc::default(),
             in_flight: Arc::default(),
+            rate: spec
+                .rate
+                .map(|rate| Arc::new(Mutex::new(Bucket::new(rate)))),
             spec,
         }
+    }
+
+    /// Whether the rate permits another call; it is counted where it does.
+    pub fn permits(&self, now: Instant) -> bool {
+        self.rate.as_ref().is_none_or(|bucket| {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.take(now)
+        })
     }
 
     /// Asks to go through. Never waits: [`Ticket::turn`] does.
@@ -162,6 +175,7 @@ mod tests {
             concurrency,
             queue,
             queue_wait: Duration::from_secs(10),
+            rate: None,
         })
     }
 

@@ -16,6 +16,10 @@ use crate::policy::{Events, ToolPolicy};
 
 /// The body of an answer on its way to the caller.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would cost each call an allocation"
+)]
 pub enum ReplyBody {
     /// As the backend sends it.
     Backend(AnswerBody),
@@ -136,7 +140,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BackendFailure>>> {
         loop {
-            match self.events.next() {
+            match self.events.next_event() {
                 Ok(Some(event)) => return Poll::Ready(Some(self.judged(event))),
                 Ok(None) => {}
                 Err(error) => {

@@ -6,6 +6,7 @@ use culvert_wire::ServiceState;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Standing;
+use crate::config::ServiceDef;
 use crate::links::{LinkInfo, Phase};
 use crate::service::Service;
 
@@ -45,7 +46,7 @@ pub struct ServiceStatus {
     pub name: String,
     /// Its kind.
     pub kind: String,
-    /// `up`, `down` or `unknown`.
+    /// `up`, `down`, `unknown`, `paused` or `disabled`.
     pub state: String,
     /// Its models.
     pub models: Vec<String>,
@@ -168,7 +169,32 @@ fn phase_word(phase: Phase) -> &'static str {
     }
 }
 
+/// A service that takes no calls because of the customer's switch.
+pub(crate) const PAUSED: &str = "paused";
+/// A service that the file does not want to be run.
+const DISABLED: &str = "disabled";
+
 impl ServiceStatus {
+    pub(crate) fn disabled(def: &ServiceDef) -> Self {
+        Self {
+            name: def.name.clone(),
+            kind: def.kind.to_string(),
+            state: DISABLED.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.state == DISABLED
+    }
+
+    pub(crate) fn paused(self) -> Self {
+        Self {
+            state: PAUSED.to_owned(),
+            ..self
+        }
+    }
+
     /// A line for the service, and one for each backend that is not well.
     pub fn for_people(&self) -> String {
         let mut out = format!("service    {} ({}) {}", self.name, self.kind, self.state);

@@ -8,7 +8,6 @@ use culvert_certs::store::{CredentialStore, Refusal, StoredIdentity};
 use culvert_tunnel::{Dialer, Target, UdpOptions};
 use culvert_wire::{CallMemory, InstanceId};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +22,10 @@ use crate::link::{self, Linking, Revoked};
 use crate::links::Links;
 use crate::listen::{self, Shown};
 use crate::metrics::Metrics;
+use crate::pause::Paused;
 use crate::renewal::Renewal;
 use crate::service::Services;
+use crate::signals::{Signals, Told};
 use crate::status::Status;
 use crate::watch::FileWatch;
 use crate::{clock, gateway, present};
@@ -98,6 +99,7 @@ impl Agent {
         let listener = listen::bind(config.health_listen).await;
         let own = listener.iter().map(|(_, addr)| *addr).collect();
         let services = Arc::new(Services::new(own, background.clone()));
+        services.pause(Paused::read(&config.state_dir));
         services
             .apply(&config.services)
             .map_err(|error| AgentError::Usage(error.to_string()))?;
@@ -183,7 +185,9 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let file = self.flags.file().ok().flatten();
         let mut file = file.as_deref().map(FileWatch::new);
+        let mut switch = Paused::watch(&self.config.state_dir);
         let mut config = self.config.clone();
+        self.follow_switch();
         loop {
             tokio::select! {
                 biased;
@@ -192,7 +196,10 @@ impl Agent {
                         tracing::info!("leaving: no new calls, those that have begun finish");
                         return Ok(());
                     }
-                    Told::Reload => self.reload(&mut config),
+                    Told::Reload => {
+                        self.follow_switch();
+                        self.reload(&mut config);
+                    }
                 },
                 Some(ended) = links.join_next() => match ended {
                     Ok(Err(Revoked)) => return Err(self.revoked()),
@@ -202,8 +209,14 @@ impl Agent {
                     }
                 },
                 () = changed(&mut file) => self.reload(&mut config),
+                () = switch.changed() => self.follow_switch(),
             }
         }
+    }
+
+    fn follow_switch(&self) {
+        let paused = Paused::read(&self.config.state_dir);
+        self.shown.services.pause(paused);
     }
 
     /// Takes the file as it is now, whole; a bad one changes nothing.
@@ -337,7 +350,7 @@ impl Shown for Overview {
             gateway_url: self.gateway_url.clone(),
             draining: self.leaving.is_cancelled(),
             links: self.links.all(),
-            services: self.services.status(),
+            services: self.services.overview(),
             audit_lost: self.audit.lost(),
             audit_failing: self.audit.is_failing(),
             reload_error: self
@@ -351,43 +364,5 @@ impl Shown for Overview {
     fn metrics(&self) -> String {
         let paths = self.dialer.totals();
         self.metrics.render(&self.links.all(), &paths, &self.audit)
-    }
-}
-
-/// What the system tells the process.
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-enum Told {
-    Leave,
-    Reload,
-}
-
-impl Signals {
-    fn new() -> Result<Self, AgentError> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| AgentError::Internal(format!("no signals: {error}")))
-        };
-        Ok(Self {
-            term: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            biased;
-            _ = self.term.recv() => Told::Leave,
-            _ = self.interrupt.recv() => Told::Leave,
-            _ = self.hangup.recv() => Told::Reload,
-        }
-    }
-
-    async fn leave(&mut self) {
-        while let Told::Reload = self.next().await {}
     }
 }

@@ -14,6 +14,7 @@ pub fn no_answer(code: Code, maybe_executed: bool) -> Problem {
     let caller = match code {
         Code::Policy => CallerCode::NotAllowed,
         Code::QueueFull | Code::QueueTimeout => CallerCode::QueueFull,
+        Code::RateLimited => CallerCode::RateLimited,
         Code::BackendUnreachable => CallerCode::BackendUnreachable,
         Code::BackendReset | Code::BackendProtocol => CallerCode::BackendProtocol,
         Code::DeadlineBefore | Code::DeadlineAfter | Code::BackendTimeout => {
@@ -47,6 +48,7 @@ const fn what_happened(code: Code) -> &'static str {
         Code::Policy => "The agent's own file does not allow this call.",
         Code::UnknownService => "No connected agent serves this target any more.",
         Code::QueueFull => "The service's queue is full.",
+        Code::RateLimited => "The service takes no more calls in this time.",
         Code::QueueTimeout => "The call waited too long in the service's queue.",
         Code::Draining => "The only agent that serves this is leaving.",
         Code::ServiceConflict => "The connector's agents disagree about this service.",
@@ -113,6 +115,7 @@ pub fn cut(code: Code) -> Problem {
         | Code::NoLink
         | Code::ServiceConflict
         | Code::Tombstone
+        | Code::RateLimited
         | Code::BackendUnreachable
         | Code::CallerGone
         | Code::NotWanted
@@ -148,6 +151,7 @@ mod tests {
             (Code::NoLink, 503),
             (Code::BackendUnreachable, 502),
             (Code::DeadlineBefore, 504),
+            (Code::RateLimited, 429),
             (Code::BackendReset, 502),
         ] {
             assert_eq!(no_answer(code, false).code().status(), status, "{code:?}");

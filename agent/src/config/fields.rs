@@ -208,6 +208,7 @@ pub(super) fn limits(raw: Option<&RawLimits>, sources: &Sources) -> Result<Limit
         queue: raw.queue.as_ref().map_or(default.queue, |q| q.value),
         queue_wait: optional(raw.queue_wait.as_ref(), sources, units::duration)?
             .unwrap_or(default.queue_wait),
+        rate: optional(raw.rate.as_ref(), sources, units::rate)?,
     })
 }
 

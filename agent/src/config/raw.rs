@@ -60,7 +60,7 @@ pub(crate) struct RawService {
     pub(crate) cwd: Option<Text>,
     pub(crate) user: Option<Text>,
     pub(crate) instances: Option<Text>,
-    pub(crate) enabled: Option<Later>,
+    pub(crate) enabled: Option<Spanned<bool>>,
 }
 
 /// `tools: { allow, deny }`.
@@ -111,7 +111,7 @@ pub(crate) struct RawHealth {
     pub(crate) every: Option<Text>,
 }
 
-/// `limits: { concurrency, queue, queue_wait }`.
+/// `limits: { concurrency, queue, queue_wait, rate }`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawLimits {
@@ -121,7 +121,7 @@ pub(crate) struct RawLimits {
     pub(crate) instances: Option<Spanned<u32>>,
     pub(crate) idle: Option<Text>,
     pub(crate) memory: Option<Text>,
-    pub(crate) rate: Option<Later>,
+    pub(crate) rate: Option<Text>,
 }
 
 /// One entry of `allow`.

@@ -12,6 +12,7 @@ use super::url::ServiceUrl;
 use super::{ConfigError, Sources, fields, later, optional, parsed, restrictions, stdio};
 use crate::headers::HeaderRules;
 use crate::policy::{Allow, PathRule, Rules, ToolRules};
+use crate::rate::RateSpec;
 use crate::reach::Reach;
 use crate::stdio::StdioSpec;
 
@@ -35,6 +36,8 @@ pub struct ServiceDef {
     pub stdio: Option<StdioSpec>,
     /// Which headers pass, and which are added.
     pub headers: HeaderRules,
+    /// Whether it runs.
+    pub enabled: bool,
     /// What can be called.
     pub rules: Rules,
     /// Which tools of an MCP server, where the file says anything about them.
@@ -73,7 +76,7 @@ pub struct HealthSpec {
     pub every: Duration,
 }
 
-/// `limits: { concurrency, queue, queue_wait }`.
+/// `limits: { concurrency, queue, queue_wait, rate }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitSpec {
     /// Calls at once; no limit where there is none.
@@ -82,6 +85,8 @@ pub struct LimitSpec {
     pub queue: u32,
     /// How long one may wait.
     pub queue_wait: Duration,
+    /// How many may begin in a time.
+    pub rate: Option<RateSpec>,
 }
 
 impl Default for HealthSpec {
@@ -99,6 +104,7 @@ impl Default for LimitSpec {
             concurrency: None,
             queue: 128,
             queue_wait: Duration::from_secs(10),
+            rate: None,
         }
     }
 }
@@ -163,6 +169,7 @@ fn bare(kind: ServiceKind, name: &str) -> Result<ServiceDef, String> {
             ServiceKind::Http => Rules::Http(vec![read_all()?]),
         },
         models: None,
+        enabled: true,
         tools: None,
         health: HealthSpec::default(),
         limits: LimitSpec::default(),
@@ -206,6 +213,7 @@ pub(super) fn parse(raw: &RawService, sources: &Sources) -> Result<ServiceDef, C
         stdio,
         headers: fields::headers(raw, sources)?,
         rules: fields::rules(raw, kind, sources)?,
+        enabled: raw.enabled.as_ref().is_none_or(|key| key.value),
         tools: restrictions::tools(raw, kind, sources)?,
         models: fields::models(raw, kind, sources)?,
         health: fields::health(raw.health.as_ref(), sources)?,
@@ -221,12 +229,10 @@ fn refuse_later(raw: &RawService) -> Result<(), ConfigError> {
     for (key, found) in [
         ("require_caller", &raw.require_caller),
         ("proxy", &raw.proxy),
-        ("enabled", &raw.enabled),
     ] {
         later(key, found.as_ref())?;
     }
-    let rate = raw.limits.as_ref().and_then(|limits| limits.rate.as_ref());
-    later("limits.rate", rate)
+    Ok(())
 }
 
 fn service_name(text: &str) -> Result<String, String> {

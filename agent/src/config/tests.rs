@@ -83,12 +83,7 @@ fn mistakes_are_named_with_line_and_column() {
 
 #[test]
 fn keys_of_later_releases_are_errors_that_say_so() {
-    for key in [
-        "require_caller: { issuer: x }",
-        "enabled: false",
-        "proxy: http://p",
-        "limits: { rate: 5 }",
-    ] {
+    for key in ["require_caller: { issuer: x }", "proxy: http://p"] {
         let text =
             format!("services:\n  - name: a\n    kind: mcp\n    url: http://h/mcp\n    {key}\n");
         let message = message(&text);
@@ -132,6 +127,23 @@ fn tools_are_named_for_mcp_services() {
         let text = text.replace("kind: mcp", &format!("kind: {kind}"));
         assert!(read_text(&text).is_err(), "{kind}");
     }
+}
+
+#[test]
+fn a_rate_is_calls_in_a_time() {
+    let model = |rate: &str| {
+        format!(
+            "services:\n  - {{ name: a, kind: model, url: 'http://h', limits: {{ rate: {rate} }} }}\n"
+        )
+    };
+    let config = read_text(&model("600/m")).expect("a config");
+    let rate = config.services[0].limits.rate.expect("a rate");
+    assert_eq!((rate.calls, rate.per), (600, Duration::from_secs(60)));
+    assert!(
+        message(&model("5")).starts_with("2:"),
+        "{}",
+        message(&model("5"))
+    );
 }
 
 #[test]

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::rate::RateSpec;
+
+/// Most calls of a rate: with more, the time of one is less than the clock's own steps.
+const MAX_RATE: u32 = 1_000_000;
+
 /// A duration with its unit: `ms`, `s`, `m`, `h` or `d`, a whole number before it.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
@@ -40,6 +45,27 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
+/// A rate: calls in a second, minute, hour or day, as `10/s`.
+pub(crate) fn rate(text: &str) -> Result<RateSpec, String> {
+    let wrong = || format!("`{text}` is not a rate; write for example `10/s`, `600/m` or `1000/h`");
+    let (calls, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let calls: u32 = calls.trim().parse().map_err(|_| wrong())?;
+    let per = match unit.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    if !(1..=MAX_RATE).contains(&calls) {
+        return Err(format!("`{text}`: 1 to {MAX_RATE} calls"));
+    }
+    Ok(RateSpec {
+        calls,
+        per: Duration::from_secs(per),
+    })
+}
+
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let at = text
@@ -60,6 +86,18 @@ mod tests {
         assert!(duration("5").is_err());
         assert!(duration("-5s").is_err());
         assert!(duration("99999999999999999d").is_err());
+    }
+
+    #[test]
+    fn a_rate_has_a_time() {
+        let minute = RateSpec {
+            calls: 600,
+            per: Duration::from_secs(60),
+        };
+        assert_eq!(rate("600/m"), Ok(minute));
+        for wrong in ["10", "10/", "0/s", "-1/s", "1.5/s", "10/5s", "2000000/s"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

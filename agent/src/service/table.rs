@@ -15,6 +15,8 @@ use crate::backend::{Ground, TlsSetupError};
 use crate::config::ServiceDef;
 use crate::error::chain;
 use crate::judge::Holding;
+use crate::pause::Paused;
+use crate::status::ServiceStatus;
 
 /// The services that calls meet. Links and calls share it.
 #[derive(Debug)]
@@ -25,6 +27,10 @@ pub struct Services {
     changes: Changes,
     ground: Ground,
     holding: Holding,
+    /// What takes no calls, as the customer's switch says.
+    paused: ArcSwap<Paused>,
+    /// What the file names and does not want to be run.
+    disabled: ArcSwap<Vec<ServiceStatus>>,
     stop: CancellationToken,
 }
 
@@ -60,6 +66,8 @@ impl Services {
             changes: Changes::new(),
             ground: Ground::new(own, tasks),
             holding: Holding::default(),
+            paused: ArcSwap::default(),
+            disabled: ArcSwap::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -74,7 +82,7 @@ impl Services {
         let old = self.current.load_full();
         let mut new = BTreeMap::new();
         let mut started = Vec::new();
-        for def in defs {
+        for def in defs.iter().filter(|def| def.enabled) {
             let running = match old.get(&def.name) {
                 Some(running) if running.service.def == *def => running.clone(),
                 before => {
@@ -97,7 +105,8 @@ impl Services {
             };
             new.insert(def.name.clone(), running);
         }
-        offer_of(&new, 1)
+        // What is paused has its place in the offer.
+        offer_of(&new, &Paused::default(), 1)
             .check()
             .map_err(|error| SetupError::Offer(error.to_string()))?;
         for (name, running) in old.iter() {
@@ -108,6 +117,9 @@ impl Services {
             }
         }
         self.current.store(Arc::new(new));
+        let disabled = defs.iter().filter(|def| !def.enabled);
+        let disabled = disabled.map(ServiceStatus::disabled).collect();
+        self.disabled.store(Arc::new(disabled));
         for running in started {
             self.ground
                 .tasks()
@@ -118,15 +130,30 @@ impl Services {
         Ok(())
     }
 
-    /// The service of a name.
+    /// Pauses exactly these: they are offered no more, and those that are not paused any more
+    /// are. Calls that have begun go on.
+    pub fn pause(&self, paused: Paused) {
+        if **self.paused.load() == paused {
+            return;
+        }
+        tracing::info!(?paused, "what is paused has changed");
+        self.paused.store(Arc::new(paused));
+        self.changes.tell();
+        self.renew_offer();
+    }
+
+    /// The service of a name, where it takes calls.
     pub fn get(&self, name: &str) -> Option<Arc<Service>> {
+        if self.paused.load().holds(name) {
+            return None;
+        }
         self.current
             .load()
             .get(name)
             .map(|r| Arc::clone(&r.service))
     }
 
-    /// All of them, by name.
+    /// All that run, by name.
     pub fn all(&self) -> Vec<Arc<Service>> {
         let current = self.current.load();
         current.values().map(|r| Arc::clone(&r.service)).collect()
@@ -145,15 +172,32 @@ impl Services {
     /// The state of each service now.
     pub fn health(&self) -> Health {
         let current = self.current.load();
+        let paused = self.paused.load();
+        let taken = current.iter().filter(|(name, _)| !paused.holds(name));
         Health {
-            services: current.values().map(|r| r.service.health()).collect(),
+            services: taken.map(|(_, r)| r.service.health()).collect(),
         }
     }
 
-    /// Each as `status` shows it.
-    pub fn status(&self) -> Vec<crate::status::ServiceStatus> {
-        let current = self.current.load();
-        current.values().map(|r| (&*r.service).into()).collect()
+    /// Each that runs, as `status` shows it.
+    pub fn status(&self) -> Vec<ServiceStatus> {
+        let (current, paused) = (self.current.load(), self.paused.load());
+        let shown = |(name, running): (&String, &Running)| {
+            let status = ServiceStatus::from(&*running.service);
+            match paused.holds(name) {
+                true => status.paused(),
+                false => status,
+            }
+        };
+        current.iter().map(shown).collect()
+    }
+
+    /// Each that the file names.
+    pub fn overview(&self) -> Vec<ServiceStatus> {
+        let mut all = self.status();
+        all.extend(self.disabled.load().iter().cloned());
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Keeps the offer in step with what probes find, until the probes are stopped.
@@ -176,7 +220,7 @@ impl Services {
 
     fn renew_offer(&self) {
         self.offer.send_if_modified(|offer| {
-            let next = offer_of(&self.current.load(), offer.seq + 1);
+            let next = offer_of(&self.current.load(), &self.paused.load(), offer.seq + 1);
             if next.services == offer.services && offer.seq > 0 {
                 return false;
             }
@@ -190,9 +234,10 @@ impl Services {
     }
 }
 
-fn offer_of(services: &BTreeMap<String, Running>, seq: u64) -> Offer {
+fn offer_of(services: &BTreeMap<String, Running>, paused: &Paused, seq: u64) -> Offer {
+    let taken = services.iter().filter(|(name, _)| !paused.holds(name));
     Offer {
         seq,
-        services: services.values().map(|r| r.service.offer()).collect(),
+        services: taken.map(|(_, r)| r.service.offer()).collect(),
     }
 }

@@ -224,6 +224,28 @@ async fn a_reload_leaves_what_is_unchanged_alone() {
     assert!(services.get("a").is_none() && services.offers().borrow().services.is_empty());
 }
 
+#[tokio::test]
+async fn a_disabled_service_is_shown_and_nothing_else() {
+    let services = table();
+    let yaml = "services:\n  - { name: a, kind: mcp, url: 'http://127.0.0.1:9/mcp', enabled: false }\n  - { name: b, kind: mcp, url: 'http://127.0.0.1:9/mcp' }\n";
+    services.apply(&defs(yaml)).expect("applied");
+    assert!(services.get("a").is_none());
+    assert_eq!(services.offers().borrow().services.len(), 1);
+    assert_eq!(services.health().services.len(), 1);
+    let shown = services.overview();
+    let states: Vec<_> = shown
+        .iter()
+        .map(|s| (s.name.as_str(), s.state.as_str()))
+        .collect();
+    assert_eq!(states, [("a", "disabled"), ("b", "unknown")]);
+    // And runs as soon as the file says so.
+    services
+        .apply(&defs(&yaml.replace("enabled: false", "enabled: true")))
+        .expect("applied");
+    assert!(services.get("a").is_some());
+    services.stop();
+}
+
 #[test]
 fn the_digest_knows_the_definition_and_no_secret() {
     let digest_of = |yaml: &str| digest(&defs(yaml)[0]);

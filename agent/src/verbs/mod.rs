@@ -1,6 +1,7 @@
 //! The verbs of the command line.
 
 mod check;
+mod pause;
 mod status;
 mod token;
 
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use culvert_certs::JoinToken;
 use culvert_certs::store::{CredentialStore, StoreError};
 
-use crate::cli::{Command, JoinArgs, RunArgs, TokenCommand};
+use crate::cli::{Command, JoinArgs, RunArgs, SwitchArgs, TokenCommand};
 use crate::config::{self, Config, Sources};
 use crate::error::{AgentError, chain};
 use crate::{Secret, identity, logs, out, supervisor};
@@ -38,10 +39,17 @@ pub async fn carry_out(command: Command) -> Result<(), AgentError> {
             let config = configured(&args.services.flags())?;
             status::status(config.health_listen, args.json).await
         }
+        Command::Pause(args) => switch(pause::Turn::Pause, &args).await,
+        Command::Resume(args) => switch(pause::Turn::Resume, &args).await,
         Command::Token(args) => match args.command {
             TokenCommand::Inspect { token } => token::inspect(&parse(&token.read()?)?),
         },
     }
+}
+
+async fn switch(turn: pause::Turn, args: &SwitchArgs) -> Result<(), AgentError> {
+    let config = configured(&args.services.flags())?;
+    pause::turn(turn, &config, args.service.as_deref()).await
 }
 
 async fn run(args: RunArgs) -> Result<(), AgentError> {

@@ -21,18 +21,29 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 16 << 20;
 
 pub(super) async fn status(addr: SocketAddr, json: bool) -> Result<(), AgentError> {
+    let (status, body) = read(addr).await?;
+    if json {
+        return print(String::from_utf8_lossy(&body).trim_end());
+    }
+    print(&summary(&status))
+}
+
+/// The status of the running agent.
+pub(super) async fn current(addr: SocketAddr) -> Result<Status, AgentError> {
+    read(addr).await.map(|(status, _)| status)
+}
+
+/// The status, and as it came.
+async fn read(addr: SocketAddr) -> Result<(Status, Bytes), AgentError> {
     let none =
         |reason: String| AgentError::Unreachable(format!("no agent answers on {addr}: {reason}"));
     let body = tokio::time::timeout(TIMEOUT, ask(addr))
         .await
         .map_err(|_| none("no answer in time".to_owned()))?
         .map_err(none)?;
-    let status: Status = serde_json::from_slice(&body)
+    let status = serde_json::from_slice(&body)
         .map_err(|error| none(format!("something else answers: {error}")))?;
-    if json {
-        return print(String::from_utf8_lossy(&body).trim_end());
-    }
-    print(&summary(&status))
+    Ok((status, body))
 }
 
 async fn ask(addr: SocketAddr) -> Result<Bytes, String> {

@@ -377,3 +377,18 @@ async fn a_request_without_a_body_stays_one() {
         );
     }
 }
+
+#[tokio::test]
+async fn no_more_calls_begin_than_the_rate_permits() {
+    let backend = Backend::new(|_| async { text("hello") }).await;
+    let mut world = World::new(&model(backend.addr, ", limits: { rate: 2/d }"));
+    let link = world.link().await;
+    for _ in 0..2 {
+        assert!(exchange(link.open(chat()).await, "{}").await.is_ok());
+    }
+    let refused = failure(link.open(chat()).await).await;
+    assert_eq!(refused, Failure::Refused(Code::RateLimited));
+    // What is not allowed anyway is said to be so.
+    let refused = failure(link.open(open(Method::POST, "/api/delete")).await).await;
+    assert_eq!(refused, Failure::Refused(Code::Policy));
+}

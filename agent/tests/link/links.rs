@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use culvert_agent::link::Revoked;
 use culvert_agent::links::Phase;
+use culvert_agent::pause::Paused;
 use culvert_certs::store::CredentialStore;
 use culvert_certs::{Identity, JoinAnswer, LEAF_LIFETIME, RenewRequest};
 use culvert_tunnel::{DriveEnd, Failure, OutgoingCall, Piece};
@@ -411,4 +412,62 @@ async fn a_zone_taken_out_of_the_file_is_drained() {
     done("the link ends", link.driver.join_next()).await;
     let _back = world.link().await;
     serving(&world, 1).await;
+}
+
+/// The customer's switch: no new calls, and those that have begun finish.
+#[tokio::test]
+async fn a_paused_service_is_taken_out_of_the_offer() {
+    let (pieces, body) = stream();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let backend = Backend::new(move |_| {
+        let body = body.lock().expect("lock").take();
+        async move { body.unwrap_or_else(|| text("hello")) }
+    })
+    .await;
+    let mut world = World::new(&mcp(backend.addr));
+    let mut link = world.link().await;
+    let OutgoingCall {
+        request,
+        mut answer,
+    } = link.open(post()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    done("head", answer.head()).await.expect("a head");
+
+    let mut paused = Paused::default();
+    paused.pause(Some("llama"));
+    world.services.pause(paused.clone());
+    let offered = |count: usize| move |event: &AcceptorEvent| matches!(event, AcceptorEvent::Offer(offer) if offer.services.len() == count);
+    link.event("an offer without it", offered(0)).await;
+    let status = world.services.overview();
+    assert_eq!(status[0].state, "paused");
+    let OutgoingCall {
+        request,
+        answer: mut refused,
+    } = link.open(post()).await;
+    done("request", request.end(HeaderMap::new())).await.ok();
+    let refused = done("a refusal", refused.head())
+        .await
+        .expect_err("refused");
+    assert_eq!(refused.failure, Failure::Refused(Code::UnknownService));
+
+    pieces.send("late").await.expect("a reader");
+    assert!(
+        matches!(done("piece", answer.next()).await, Ok(Some(Piece::Data(data))) if data == "late")
+    );
+    paused.resume(None, std::iter::empty());
+    world.services.pause(paused);
+    link.event("an offer with it", offered(1)).await;
+    let OutgoingCall {
+        request,
+        answer: mut again,
+    } = link.open(post()).await;
+    done("request", request.end(HeaderMap::new()))
+        .await
+        .expect("sent");
+    assert_eq!(
+        done("head", again.head()).await.expect("a head").status,
+        200
+    );
 }

@@ -47,6 +47,8 @@ pub enum Code {
     BackendUnreachable,
     /// The deadline passed before anything was sent to the backend.
     DeadlineBefore,
+    /// More calls than the service takes in a time.
+    RateLimited,
 
     // 200-299: the backend may have begun.
     /// The backend ended its connection in the middle.
@@ -138,6 +140,7 @@ const TABLE: &[(Code, u16, &str, Blame, Retry)] = &[
     (Code::Tombstone, 107, "tombstone", Blame::Relay, Retry::Never),
     (Code::BackendUnreachable, 108, "backend_unreachable", Blame::Backend, Retry::Elsewhere),
     (Code::DeadlineBefore, 109, "deadline_before", Blame::Caller, Retry::Never),
+    (Code::RateLimited, 110, "rate_limited", Blame::Caller, Retry::Elsewhere),
     (Code::BackendReset, 200, "backend_reset", Blame::Backend, Retry::Elsewhere),
     (Code::BackendProtocol, 201, "backend_protocol", Blame::Backend, Retry::Never),
     (Code::BackendTimeout, 202, "backend_timeout", Blame::Backend, Retry::Never),

@@ -35,7 +35,7 @@ impl Events {
     ///
     /// # Errors
     /// [`TooLong`].
-    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+    pub fn next_event(&mut self) -> Result<Option<Bytes>, TooLong> {
         while let Some(byte) = self.held.get(self.seen) {
             self.seen += 1;
             let is_end = match byte {
@@ -128,7 +128,7 @@ mod tests {
         let mut out = Vec::new();
         for piece in pieces {
             events.push(piece);
-            while let Some(event) = events.next().expect("short") {
+            while let Some(event) = events.next_event().expect("short") {
                 out.push(event);
             }
         }
@@ -183,10 +183,10 @@ mod tests {
         let piece = [b'x'; 1 << 16];
         for _ in 0..MAX_EVENT_BYTES / piece.len() {
             events.push(&piece);
-            assert_eq!(events.next(), Ok(None));
+            assert_eq!(events.next_event(), Ok(None));
         }
         events.push(b"x");
-        assert_eq!(events.next(), Err(TooLong));
+        assert_eq!(events.next_event(), Err(TooLong));
     }
 
     proptest! {

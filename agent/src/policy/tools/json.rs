@@ -280,7 +280,7 @@ mod tests {
                     Err(error) => panic!("{text}: {error}"),
                 };
                 prop_assert_eq!(serde_json::from_str::<Value>(&ours).expect("json"), theirs);
-                prop_assert_eq!(normalised(ours.as_bytes()), Ok(ours.clone()));
+                prop_assert_eq!(normalised(ours.as_bytes()), Ok(ours));
             }
         }
 

@@ -197,6 +197,7 @@ mod tests {
         ToolPolicy::new(rules, None)
     }
 
+    #[expect(clippy::unwrap_in_result, reason = "the request is the test's own")]
     fn call(policy: &ToolPolicy, tools: &[&str]) -> Result<(), ToolDenied> {
         let calls = tools
             .iter()

@@ -321,7 +321,7 @@ where
             return self.poll_data(State::Done, rest);
         }
         self.finish();
-        Poll::Ready(trailers.map(|trailers| Ok(cleaned(trailers))))
+        Poll::Ready(trailers.map(|trailers| Ok(hygiene::cleaned(trailers))))
     }
 
     fn poll_last(
@@ -347,17 +347,6 @@ where
                 }
             }
         }
-    }
-}
-
-/// Trailers without what a backend may not say.
-fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            hygiene::clean_trailers(&mut trailers);
-            Frame::trailers(trailers)
-        }
-        Err(other) => other,
     }
 }
 

@@ -15,9 +15,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use culvert_certs::TenantName;
 use culvert_control::{ConfigSnapshot, snapshot::KeyView};
-use culvert_relay::{AnswerBody as RelayBody, Answered, CallFailed, CallMeta, FailCause, Relay};
+use culvert_relay::{AnswerBody as RelayBody, Answered, CallMeta, FailCause, Relay};
 use culvert_wire::ServiceKind;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body;
@@ -26,11 +25,11 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     auth,
     error::{CallerCode, Problem},
-    exchange::{self, Desk, EdgeAnswer, Exchange, Peer, Place},
+    exchange::{Desk, EdgeAnswer, Exchange, Peer, Place},
     fault::{Fault, Noted},
     held::{BodyBudget, HELD_BUDGET},
     intake::{self, Intake, Payload, Terms},
-    late::Coming,
+    late::{self, Coming},
     limit::{self, Announced, UpBody},
     mcp::{
         era::{self, Era},
@@ -41,12 +40,12 @@ use crate::{
         list,
         stored::{Remember, Stored},
     },
-    names::{self, Names},
-    record::{Caller, Note, Recorder},
+    names::Names,
+    record::{Caller, Recorder},
     respond,
     route::{
         catalog::Catalog,
-        endpoint::{Endpoint, ServicePath},
+        endpoint::Endpoint,
         realtime,
         resolve::{self, Target},
     },
@@ -327,7 +326,7 @@ impl Handler {
         };
         fields.model.clone_from(&target.model);
         if terms.makes_response() {
-            exchange.remember = self.remember(&key.tenant, &target);
+            exchange.remember = Remember::of(&self.stored, &key.tenant, &target);
         }
         exchange.stream_from(&target, &terms, &mut payload);
         let (headers, body) = payload.outbound(terms.headers.clone(), target.model.as_deref());
@@ -340,16 +339,6 @@ impl Handler {
             fault,
             terms,
         })))
-    }
-
-    /// Where the id of the answer is put down, should it have one.
-    fn remember(&self, tenant: &TenantName, target: &Target) -> Option<Remember> {
-        let (connector, service) = (target.connector.clone(), target.services.first()?.clone());
-        Some(Remember {
-            stored: Arc::clone(&self.stored),
-            tenant: tenant.clone(),
-            service: ServicePath { connector, service },
-        })
     }
 
     /// Hands the call to the relay and waits for the head of an answer. Dropping this cancels it.
@@ -382,7 +371,7 @@ impl Handler {
         let called = if let Some(silence) = exchange.keep_alive {
             match timeout(silence, call.as_mut()).await {
                 Ok(called) => called,
-                Err(_silent) => return Ok(Done::Late(Box::pin(late(call)))),
+                Err(_silent) => return Ok(Done::Late(Box::pin(late::settled(call)))),
             }
         } else {
             call.await
@@ -406,34 +395,6 @@ impl Handler {
     fn catalog(&self, key: &KeyView) -> Arc<Catalog> {
         let snapshot = Arc::clone(&self.config.borrow());
         let view = self.relay.directory().view(&key.tenant);
-        let source = names::Source {
-            configuration: snapshot.revision,
-            directory: view.revision,
-        };
-        self.names.catalog(&key.tenant, source, || {
-            let own = snapshot
-                .connectors
-                .keys()
-                .filter(|(tenant, _)| *tenant == key.tenant);
-            names::build(own.map(|(_, connector)| connector), &view)
-        })
-    }
-}
-
-/// What a call comes to whose caller has been sent a head already.
-async fn late(
-    call: impl Future<Output = Result<Answered, CallFailed>>,
-) -> (Note, Result<Response<RelayBody>, Problem>) {
-    match call.await {
-        Ok(Answered {
-            response, route, ..
-        }) => (
-            exchange::note(&route, response.status().as_u16()),
-            Ok(response),
-        ),
-        Err(failed) => (
-            upstream::note_failure(&failed),
-            Err(upstream::failed(&failed)),
-        ),
+        self.names.current(&key.tenant, &snapshot, &view)
     }
 }

@@ -2,11 +2,13 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
+use bytes::Bytes;
 use culvert_wire::head::is_connection_header;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{self, Entry},
 };
+use http_body::Frame;
 
 /// The caller's own header that names the target of a call without a model.
 pub const TARGET: HeaderName = HeaderName::from_static("x-culvert-target");
@@ -127,8 +129,19 @@ pub fn clean_answer(headers: &mut HeaderMap, granted: Granted) {
     make_private(headers);
 }
 
+/// Trailers without what a backend may not say.
+pub fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(other) => other,
+    }
+}
+
 /// Removes from the trailers of an answer what its head may not say either.
-pub fn clean_trailers(trailers: &mut HeaderMap) {
+fn clean_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers);
     remove_each(trailers, &NOT_FROM_BACKENDS);
     remove_each(trailers, &NOT_AGAIN);

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use culvert_relay::{AnswerBody as RelayBody, Answered, CallFailed};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use serde_json::Value;
@@ -21,8 +22,9 @@ use crate::{
     answer::Cut,
     dialect::Dialect,
     error::{CallerCode, Problem},
+    exchange,
     record::Note,
-    sse,
+    sse, upstream,
 };
 
 /// How much of an answer that is no stream is told, in bytes.
@@ -30,6 +32,24 @@ const TOLD: usize = 64 * 1024;
 
 /// What a call comes to: an answer or a problem, and what the record says of it.
 pub type Coming<B> = Pin<Box<dyn Future<Output = (Note, Result<Response<B>, Problem>)> + Send>>;
+
+/// What a call comes to whose caller has been sent a head already.
+pub async fn settled(
+    call: impl Future<Output = Result<Answered, CallFailed>>,
+) -> (Note, Result<Response<RelayBody>, Problem>) {
+    match call.await {
+        Ok(Answered {
+            response, route, ..
+        }) => (
+            exchange::note(&route, response.status().as_u16()),
+            Ok(response),
+        ),
+        Err(failed) => (
+            upstream::note_failure(&failed),
+            Err(upstream::failed(&failed)),
+        ),
+    }
+}
 
 /// The body of a backend's answer, that is there or will be.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod answer;
 pub mod auth;
 pub mod blame;
+mod caller_io;
 pub mod callers_port;
 pub mod cli;
 pub mod config;

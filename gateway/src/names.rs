@@ -20,11 +20,11 @@ pub struct Names {
 
 /// What a catalog was built from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
+struct Source {
     /// Revision of the configuration.
-    pub configuration: Revision,
+    configuration: Revision,
     /// Revision of the tenant's part of the directory.
-    pub directory: u64,
+    directory: u64,
 }
 
 #[derive(Debug)]
@@ -34,8 +34,26 @@ struct Known {
 }
 
 impl Names {
+    /// What a tenant has by this configuration and this part of the directory.
+    pub fn current<H>(
+        &self,
+        tenant: &TenantName,
+        snapshot: &ConfigSnapshot,
+        view: &TenantView<H>,
+    ) -> Arc<Catalog> {
+        let source = Source {
+            configuration: snapshot.revision,
+            directory: view.revision,
+        };
+        self.catalog(tenant, source, || {
+            let all = snapshot.connectors.keys();
+            let own = all.filter(|(of, _)| of == tenant);
+            build(own.map(|(_, connector)| connector), view)
+        })
+    }
+
     /// The catalog of a tenant. `build` is asked where what is known is of another source.
-    pub fn catalog(
+    fn catalog(
         &self,
         tenant: &TenantName,
         source: Source,
@@ -80,7 +98,7 @@ impl Names {
 
 /// Puts what is configured and what is linked together. A connector that is not configured is not
 /// there, whatever links it may still have.
-pub fn build<'a, H>(
+fn build<'a, H>(
     configured: impl Iterator<Item = &'a ConnectorName>,
     view: &TenantView<H>,
 ) -> Catalog {

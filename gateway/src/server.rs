@@ -1,14 +1,6 @@
 //! Connections of callers: accepted up to a cap, served as HTTP/1 or HTTP/2, drained in order.
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use culvert_relay::EdgeConnection;
 use http::{Request, Response};
@@ -18,24 +10,22 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::mpsc,
     time::{Instant, interval_at, sleep, timeout},
 };
-use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     activity::{Activity, BusyBody, Look, Seen, Underway},
     answer::CutFlag,
+    caller_io::{Guarded, Io},
     exchange::{EdgeAnswer, Peer},
     exit::chain,
     handler::Handler,
     limit::{MAX_HEAD_BYTES, MAX_HEADERS},
     places::{Place, Places},
     sources::{SourcePlace, Sources},
-    stall::Stall,
     upgrade::Pumps,
 };
 
@@ -215,11 +205,7 @@ impl Server {
             cut: CutFlag::default(),
             pumps,
         };
-        let io = Guarded {
-            io,
-            cut: peer.cut.clone(),
-            stall: Stall::new(self.bounds.write_stall),
-        };
+        let io = Guarded::new(io, peer.cut.clone(), self.bounds.write_stall);
         let activity = Activity::default();
         let (handler, asking) = (Arc::clone(&self.handler), activity.clone());
         let service = service_fn(move |request: Request<Incoming>| {
@@ -303,115 +289,4 @@ fn builder(bounds: Bounds) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
     builder
-}
-
-/// A caller's connection.
-#[derive(Debug)]
-enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Io {
-    const fn scheme(&self) -> &'static str {
-        match self {
-            Self::Plain(_) => "http",
-            Self::Tls(_) => "https",
-        }
-    }
-
-    fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
-
-/// A connection that is reset, not closed, after a cut answer: to HTTP/1.0 a close is a good end. One
-/// whose writes do not go on ends with an error.
-#[derive(Debug)]
-struct Guarded {
-    io: Io,
-    cut: CutFlag,
-    stall: Stall,
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if self.cut.is_set()
-            && let Err(error) = self.io.socket().set_zero_linger()
-        {
-            tracing::debug!(%error, "cannot reset a caller's connection");
-        }
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let written = match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Io::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        };
-        this.stall.watch(cx, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let written = match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        };
-        this.stall.watch(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Plain(stream) => stream.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let written = match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
-        this.stall.watch(cx, written)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.cut.is_set() {
-            return Poll::Ready(Ok(()));
-        }
-        let this = &mut *self;
-        let written = match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        };
-        this.stall.watch(cx, written)
-    }
 }

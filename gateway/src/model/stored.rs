@@ -10,7 +10,7 @@ use culvert_certs::TenantName;
 use culvert_wire::ServiceName;
 use memchr::memmem;
 
-use crate::route::endpoint::ServicePath;
+use crate::route::{endpoint::ServicePath, resolve::Target};
 
 /// Responses that are remembered; the oldest are forgotten first. About 300 bytes each.
 const REMEMBERED: usize = 16 * 1024;
@@ -62,6 +62,16 @@ impl Stored {
 }
 
 impl Remember {
+    /// The answer of a tenant's call to this target, for now of the first of its services.
+    pub fn of(stored: &Arc<Stored>, tenant: &TenantName, target: &Target) -> Option<Self> {
+        let (connector, service) = (target.connector.clone(), target.services.first()?.clone());
+        Some(Self {
+            stored: Arc::clone(stored),
+            tenant: tenant.clone(),
+            service: ServicePath { connector, service },
+        })
+    }
+
     /// Takes note of the id in the beginning of an answer.
     pub fn note(self, beginning: &[u8]) {
         if let Some(id) = response_id(beginning) {

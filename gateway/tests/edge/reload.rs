@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    slice::from_ref,
 };
 
 use rustls::pki_types::CertificateDer;
@@ -154,7 +155,7 @@ async fn a_changed_file_is_taken_whole_or_not_at_all() {
     // A renewed certificate, noticed by itself.
     let renewed = show(gateway.folder.path());
     gateway.logged(TAKEN).await;
-    assert!(connect(callers, &[renewed.clone()]).await.is_ok());
+    assert!(connect(callers, from_ref(&renewed)).await.is_ok());
 
     // Another origin, and something for the next start.
     gateway.change("one.example", "two.example");
@@ -186,7 +187,7 @@ async fn a_changed_file_is_taken_whole_or_not_at_all() {
             may_call(plain, "https://one.example").await,
             "as it was taken last"
         );
-        assert!(connect(callers, &[renewed.clone()]).await.is_ok());
+        assert!(connect(callers, from_ref(&renewed)).await.is_ok());
     }
 
     // SIGHUP looks at the file as it is.

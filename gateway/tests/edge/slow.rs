@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
@@ -78,7 +79,8 @@ async fn a_caller_that_grants_no_window_is_let_go_of() {
     let mut client = http2::Builder::new(TokioExecutor::new());
     client.initial_stream_window_size(0);
     let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.unwrap();
-    let connection = tokio::spawn(connection);
+    let mut driving = JoinSet::new();
+    driving.spawn(connection);
     let uri: Uri = format!("http://{}/v1/models", world.address)
         .parse()
         .unwrap();
@@ -93,7 +95,7 @@ async fn a_caller_that_grants_no_window_is_let_go_of() {
         "the head needs no window"
     );
     let began = Instant::now();
-    let ended = timeout(5 * (STALL + HEAD), connection).await;
+    let ended = timeout(5 * (STALL + HEAD), driving.join_next()).await;
     assert!(ended.is_ok(), "the gateway waits for ever");
     assert!(began.elapsed() >= STALL / 2, "not at once");
     drop(answer);

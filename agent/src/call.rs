@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 use culvert_tunnel::{AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestReader};
 use culvert_wire::{CallMemory, Code, Head, Open, Opened};
 use http::header::{HeaderValue, TE};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::announced::Announced;
 use crate::audit::Audit;
 use crate::backend::{BackendFailure, Called, InFlight, SendError};
+use crate::config::ServiceKind;
 use crate::error::chain;
 use crate::headers;
 use crate::judge::{self, NotMade, Outgoing};
@@ -49,6 +51,8 @@ pub struct Calls {
     pub memory: Mutex<CallMemory>,
     /// The agent is leaving: new calls are refused.
     pub leaving: CancellationToken,
+    /// What servers of the old transport of MCP have announced.
+    pub announced: Arc<Announced>,
 }
 
 /// A call that passed policy.
@@ -57,6 +61,7 @@ struct Plan {
     admitted: Admitted,
     /// The agent is leaving: what has no end of its own ends.
     leaving: CancellationToken,
+    announced: Arc<Announced>,
 }
 
 /// A call that is answered.
@@ -147,7 +152,10 @@ impl Calls {
         let (rules, method, target) = (&service.def.rules, &open.method, open.target.as_str());
         let admitted = match &open.upgrade {
             Some(protocol) => rules.admit_upgrade(method, target, protocol),
-            None => rules.admit(method, target),
+            None => match self.announced.find(&service, method, target) {
+                Some(admitted) => Ok(admitted),
+                None => rules.admit(method, target),
+            },
         };
         let admitted = admitted.map_err(|denied| {
             tracing::debug!(service = %open.service, %denied, "a call is not allowed");
@@ -165,7 +173,20 @@ impl Calls {
             service,
             admitted,
             leaving: self.leaving.clone(),
+            announced: Arc::clone(&self.announced),
         })
+    }
+}
+
+impl Plan {
+    /// A stream of an MCP server may tell its caller where to send messages.
+    fn announced(&self, reply: Response<ReplyBody>, open: &Open) -> Response<ReplyBody> {
+        let is_stream = self.service.def.kind == ServiceKind::Mcp && open.method == Method::GET;
+        if is_stream && self.service.stdio.is_none() {
+            self.announced.watch(&self.service, reply)
+        } else {
+            reply
+        }
     }
 }
 
@@ -219,7 +240,10 @@ async fn carry(
         None => Ok(reply),
     };
     let last = match reply {
-        Ok(reply) => pass(reply, open, answer, record).await,
+        Ok(reply) => {
+            let reply = plan.announced(reply, open);
+            pass(reply, open, answer, record).await
+        }
         Err(failure) => Last::Abort(code_of(failure)),
     };
     drop((turn, load));

@@ -23,6 +23,7 @@
 //! Nothing that a plane says about an identity is believed: its own comes from its certificate,
 //! and a revocation counts only with the signature of control.
 
+pub mod announced;
 pub mod audit;
 pub mod backend;
 pub mod call;

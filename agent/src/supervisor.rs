@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::announced::Announced;
 use crate::audit::Audit;
 use crate::call::Calls;
 use crate::config::{Config, Flags, Sources};
@@ -127,6 +128,7 @@ impl Agent {
         show(&shown, listener, &background, &stop);
         let (zones, zones_now) = watch::channel(config.planes.clone());
         let (drain_timeout, drain_now) = watch::channel(config.drain_timeout);
+        let announced = Arc::new(Announced::new(&identity.credentials.identity));
         let linking = Arc::new(Linking {
             identity: Renewal::new(identity, Arc::clone(&store), rand::random()),
             instance: InstanceId::from_bytes(rand::random()),
@@ -136,6 +138,7 @@ impl Agent {
                 metrics,
                 memory: Mutex::new(CallMemory::new()),
                 leaving: leaving.clone(),
+                announced,
             }),
             dialer,
             post_quantum: config.post_quantum,

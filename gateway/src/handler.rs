@@ -32,7 +32,7 @@ use crate::{
     late::{self, Coming},
     limit::{self, Announced, UpBody},
     mcp::{
-        era::{self, Era},
+        era,
         session::{Sessions, Visit},
     },
     metrics::EdgeMetrics,
@@ -305,10 +305,11 @@ impl Handler {
             }
             Endpoint::Mcp(path) => {
                 let target = resolve::service(&path, ServiceKind::Mcp, &catalog, allow)?;
-                let era = Era::of(&terms.headers, payload.message());
-                let headers = &mut terms.headers;
-                exchange.visit = Some(self.sessions.visit(&key.tenant, &path, era, headers)?);
-                (target, "/".to_owned())
+                let message = payload.message();
+                let visit = self.sessions.arrive(&key.tenant, &path, message, &mut terms)?;
+                let at = visit.target();
+                exchange.visit = Some(visit);
+                (target, at)
             }
             Endpoint::Http {
                 service,
@@ -386,7 +387,10 @@ impl Handler {
                 let request_id = exchange.guard.request_id();
                 tracing::debug!(request_id, error = %failed.cause, "a call failed");
                 let own = (failed.cause == FailCause::Caller).then(|| fault.problem());
-                Err(own.flatten().unwrap_or_else(|| upstream::failed(&failed)))
+                let visit = exchange.visit.as_ref();
+                let ended = visit.and_then(|visit| visit.failed(&failed));
+                let said = own.flatten().or(ended);
+                Err(said.unwrap_or_else(|| upstream::failed(&failed)))
             }
         }
     }

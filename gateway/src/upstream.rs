@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use culvert_certs::TenantName;
 use culvert_control::snapshot::KeyView;
-use culvert_relay::{CallFailed, CallTarget, FailCause, NoTarget};
+use culvert_relay::{CallFailed, CallTarget, FailCause};
 use culvert_wire::{Caller, TraceContext};
 use http::{HeaderMap, HeaderName, Method, Request, Uri, uri::PathAndQuery};
 use tokio::time::Instant;
@@ -13,7 +13,6 @@ use crate::{
     blame,
     error::{CallerCode, Problem},
     hygiene::TIMEOUT,
-    mcp::session,
     record::Note,
     route::resolve::Target,
 };
@@ -132,7 +131,6 @@ pub fn failed(failed: &CallFailed) -> Problem {
         FailCause::Leaving => {
             Problem::new(CallerCode::Overloaded, "This replica is leaving.").closing()
         }
-        FailCause::NoTarget(NoTarget::OtherDefinition) => session::gone(),
         FailCause::NoTarget(_)
         | FailCause::Agent(_)
         | FailCause::LinkLost

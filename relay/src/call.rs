@@ -31,8 +31,9 @@ pub struct CallTarget {
 pub struct Affinity {
     /// The agent.
     pub agent: AgentId,
-    /// The digest of the service's definition, as [`Route::definition`] told it.
-    pub definition: [u8; 32],
+    /// The digest of the service's definition, as [`Route::definition`] told it; without one
+    /// nobody can stand in for the agent.
+    pub definition: Option<[u8; 32]>,
 }
 
 impl CallTarget {

@@ -113,9 +113,19 @@ fn holds<H>(view: &TenantView<H>, wanted: &Wanted<'_>, affinity: &Affinity) -> b
     let mut links = services.flat_map(|service| &service.links);
     links.any(|link| {
         link.link.agent == affinity.agent
-            && link.digest == affinity.definition
+            && affinity.admits(link)
             && link.link.state() == LinkState::Serving
     })
+}
+
+impl Affinity {
+    /// Whether a link may have the session, or take it over.
+    fn admits<H>(&self, link: &ServiceLink<H>) -> bool {
+        match self.definition {
+            Some(definition) => definition == link.digest,
+            None => link.link.agent == self.agent,
+        }
+    }
 }
 
 /// A link that could take the call.
@@ -135,7 +145,7 @@ fn check<H>(link: &ServiceLink<H>, wanted: &Wanted<'_>) -> Option<NoTarget> {
     }
     if wanted
         .affinity
-        .is_some_and(|affinity| link.digest != affinity.definition)
+        .is_some_and(|affinity| !affinity.admits(link))
     {
         return Some(NoTarget::OtherDefinition);
     }
@@ -314,8 +324,24 @@ mod tests {
     fn session_at(agent: u8) -> Affinity {
         Affinity {
             agent: AgentId::from_bytes([agent; 16]),
-            definition: [0; 32],
+            definition: Some([0; 32]),
         }
+    }
+
+    #[test]
+    fn what_only_one_agent_can_have_goes_nowhere_else() {
+        let (directory, mut links) = world();
+        let llama = candidates(&["llama"]);
+        let bound = Wanted {
+            affinity: Some(Affinity {
+                definition: None,
+                ..session_at(2)
+            }),
+            ..wanted(&llama, None)
+        };
+        assert_eq!(spread(&directory, &bound, 20), BTreeMap::from([(2, 20)]));
+        drop(links.remove(1));
+        assert_eq!(obstacle(&directory, &bound), NoTarget::OtherDefinition);
     }
 
     #[test]
@@ -354,7 +380,7 @@ mod tests {
         directory.publish_due(now + 2 * REBUILD_EVERY);
         let bound = |agent, definition| Wanted {
             affinity: Some(Affinity {
-                definition,
+                definition: Some(definition),
                 ..session_at(agent)
             }),
             ..wanted(&llama, None)

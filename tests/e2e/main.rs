@@ -17,6 +17,7 @@ mod identity;
 mod join;
 mod kill;
 mod mcp;
+mod mcp_legacy;
 mod mcp_sessions;
 mod observe;
 mod openai;

@@ -58,6 +58,19 @@ pub struct Base {
 pub struct Admitted {
     segments: Vec<String>,
     query: Option<String>,
+    /// Path and query as the backend itself named them, in the place of all else.
+    announced: Option<String>,
+}
+
+impl Admitted {
+    /// A call to a path that the service's own backend has announced.
+    pub(crate) const fn endpoint(target: String) -> Self {
+        Self {
+            segments: Vec::new(),
+            query: None,
+            announced: Some(target),
+        }
+    }
 }
 
 /// Why a call may not be made.
@@ -99,6 +112,7 @@ impl Rules {
         Ok(Admitted {
             segments,
             query: query.map(str::to_owned),
+            announced: None,
         })
     }
 
@@ -198,6 +212,9 @@ impl Base {
 
     /// Path and query that are sent to the backend.
     pub fn target(&self, admitted: &Admitted) -> String {
+        if let Some(announced) = &admitted.announced {
+            return announced.clone();
+        }
         if admitted.segments.is_empty() {
             return self.whole.clone();
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use culvert_agent::announced::Announced;
 use culvert_agent::audit::Audit;
 use culvert_agent::call::Calls;
 use culvert_agent::config::{AuditSpec, Flags, ServiceDef, Sources, WhenFull, parse_text};
@@ -115,6 +116,7 @@ impl World {
             metrics: Arc::new(Metrics::default()),
             memory: Mutex::new(CallMemory::new()),
             leaving: leaving.clone(),
+            announced: Arc::new(Announced::new(&Identity::Agent(me.clone()))),
         };
         let store = CredentialStore::open(&dir.path().join("state")).expect("a store");
         let identity = StoredIdentity {

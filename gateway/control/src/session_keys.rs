@@ -174,10 +174,7 @@ impl Control {
             .records
             .put(&place, Expected::Absent, &stored)
             .await?;
-        let about = Subject {
-            tenant: Some(tenant.clone()),
-            name: format!("session-key {name}"),
-        };
+        let about = Subject::new(Some(tenant), "session-key", &name);
         self.done(&Actor::control(), "session-key.mint", about)
             .await;
         Ok(())

@@ -3,6 +3,9 @@
 //! that has the tenant's keys serves any request, and no table is shared.
 //!
 //! Whatever does not open is a session that has ended: 404, upon which clients begin a new one.
+//!
+//! Clients of the older HTTP+SSE transport have no id but an endpoint, `?endpoint=<agent>.<random>`: a
+//! reference that the agent made in the place of what its server announced, and that only it knows.
 
 use std::{
     sync::Arc,
@@ -14,13 +17,15 @@ use culvert_control::{
     ConfigSnapshot, PlaneKey,
     session_keys::{SESSION_LIFETIME, WrappedKey},
 };
-use culvert_relay::{Affinity, Route};
+use culvert_relay::{Affinity, CallFailed, FailCause, NoTarget, Route};
+use culvert_wire::Code;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::watch;
 
-use super::era::Era;
+use super::{era::Era, peek::Peek};
 use crate::{
     error::{CallerCode, Problem},
+    intake::Terms,
     route::endpoint::ServicePath,
 };
 
@@ -29,6 +34,10 @@ pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Longest id of a server that is sealed, in bytes: with the seal it still fits any head.
 const MAX_UPSTREAM: usize = 1_024;
+/// Names the endpoint of a client of the older transport in a query.
+const ENDPOINT: &str = "endpoint=";
+/// Longest endpoint that is looked at, in bytes: twice what agents make.
+const MAX_ENDPOINT: usize = 128;
 /// What stands in front of the server's id: when, agent, definition.
 const FIXED: usize = 8 + 16 + 32;
 
@@ -56,6 +65,8 @@ enum Stage {
     Stateless,
     /// Within a session, by the id that the caller presented.
     Within(HeaderValue, Session),
+    /// To an endpoint that this agent has announced.
+    Announced(AgentId, String),
 }
 
 /// What a sealed id names.
@@ -76,18 +87,37 @@ impl Sessions {
 
     /// Looks at a request of `tenant` to the server at `path`, and has its headers name the session
     /// as the server knows it.
-    pub fn visit(
+    pub fn arrive(
+        &self,
+        tenant: &TenantName,
+        path: &ServicePath,
+        message: Option<&Peek>,
+        terms: &mut Terms,
+    ) -> Result<Visit, Problem> {
+        let era = Era::of(&terms.headers, message);
+        let query = terms.path.split_once('?').map(|(_, query)| query);
+        self.visit(tenant, path, era, query, &mut terms.headers)
+    }
+
+    fn visit(
         &self,
         tenant: &TenantName,
         path: &ServicePath,
         era: Era,
+        query: Option<&str>,
         headers: &mut HeaderMap,
     ) -> Result<Visit, Problem> {
         let route = format!("{}/{}", path.connector, path.service);
-        let stage = match (era, headers.remove(SESSION_ID)) {
-            (Era::Stateless, _) => Stage::Stateless,
-            (Era::Sessions, None) => Stage::Fresh,
-            (Era::Sessions, Some(presented)) => {
+        let presented = headers.remove(SESSION_ID);
+        let stage = match (query.and_then(endpoint), era, presented) {
+            (Some(endpoint), _, _) => {
+                let (agent, _) = endpoint.split_once('.').ok_or_else(gone)?;
+                let agent = agent.parse().map_err(|_| gone())?;
+                Stage::Announced(agent, endpoint.to_owned())
+            }
+            (None, Era::Stateless, _) => Stage::Stateless,
+            (None, Era::Sessions, None) => Stage::Fresh,
+            (None, Era::Sessions, Some(presented)) => {
                 let session = self.open(tenant, &route, &presented, SystemTime::now());
                 let session = session.ok_or_else(gone)?;
                 headers.insert(SESSION_ID, session.upstream.clone());
@@ -155,9 +185,39 @@ impl Visit {
             Stage::Fresh | Stage::Stateless => None,
             Stage::Within(_, session) => Some(Affinity {
                 agent: session.agent,
-                definition: session.definition,
+                definition: Some(session.definition),
+            }),
+            Stage::Announced(agent, _) => Some(Affinity {
+                agent: *agent,
+                definition: None,
             }),
         }
+    }
+
+    /// What the agent is asked for: the one url of its server, or an endpoint that it announced.
+    pub fn target(&self) -> String {
+        match &self.stage {
+            Stage::Fresh | Stage::Stateless | Stage::Within(..) => "/".to_owned(),
+            Stage::Announced(_, endpoint) => format!("/?{ENDPOINT}{endpoint}"),
+        }
+    }
+
+    /// What is said of a call that found its session gone.
+    pub fn failed(&self, failed: &CallFailed) -> Option<Problem> {
+        let ended = match failed.cause {
+            FailCause::NoTarget(NoTarget::OtherDefinition) => true,
+            // The agent knows no such endpoint any more.
+            FailCause::Agent(Code::Policy) => matches!(self.stage, Stage::Announced(..)),
+            FailCause::NoTarget(_)
+            | FailCause::Head(_)
+            | FailCause::AtCap
+            | FailCause::Agent(_)
+            | FailCause::LinkLost
+            | FailCause::Deadline
+            | FailCause::Caller
+            | FailCause::Leaving => false,
+        };
+        ended.then(gone)
     }
 
     /// Has the head of an answer name the session as its caller knows it.
@@ -168,7 +228,7 @@ impl Visit {
         let known = match self.stage {
             // There are none in that era, and what we did not seal could not come back.
             Stage::Stateless => return Ok(()),
-            Stage::Fresh => None,
+            Stage::Fresh | Stage::Announced(..) => None,
             Stage::Within(presented, session) => {
                 (session.upstream == upstream).then_some(presented)
             }
@@ -194,8 +254,20 @@ impl Visit {
     }
 }
 
+/// The endpoint that a query names, should it: what only our own agents make.
+fn endpoint(query: &str) -> Option<&str> {
+    let mut pairs = query.split('&');
+    let named = pairs.find_map(|pair| pair.strip_prefix(ENDPOINT))?;
+    let made = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.';
+    Some(if named.len() <= MAX_ENDPOINT && named.bytes().all(made) {
+        named
+    } else {
+        ""
+    })
+}
+
 /// A session that its caller has to begin again.
-pub fn gone() -> Problem {
+fn gone() -> Problem {
     let what = "The MCP session has ended, or was not begun here.";
     Problem::new(CallerCode::SessionNotFound, what)
 }
@@ -265,7 +337,7 @@ mod tests {
         fn visit(&self, path: &str, headers: &mut HeaderMap) -> Result<Visit, Problem> {
             let path = ServicePath::parse(path).unwrap();
             self.sessions
-                .visit(&self.tenant, &path, Era::Sessions, headers)
+                .visit(&self.tenant, &path, Era::Sessions, None, headers)
         }
 
         /// The id that the caller gets when the server at `dev/tickets` says `upstream`.
@@ -322,7 +394,7 @@ mod tests {
         assert_eq!(request[SESSION_ID], "secret-42");
         let affinity = visit.affinity().unwrap();
         assert_eq!(affinity.agent, route().agent);
-        assert_eq!(affinity.definition, route().definition);
+        assert_eq!(affinity.definition, Some(route().definition));
         // A server that repeats its id changes nothing for the caller.
         let mut answer = with(HeaderValue::from_static("secret-42"));
         visit.answer(&mut answer, &route()).unwrap();
@@ -353,15 +425,21 @@ mod tests {
         let other: TenantName = "other".parse().unwrap();
         let path = ServicePath::parse("dev/tickets").unwrap();
         let (headers, era) = (&mut with(id.clone()), Era::Sessions);
-        let foreign = world.sessions.visit(&other, &path, era, headers);
+        let foreign = world.sessions.visit(&other, &path, era, None, headers);
         assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
         // A plane that the keys were not wrapped for.
         let elsewhere = plane_key(&world.folder, "other.key");
         let elsewhere = Sessions::new(world.control.snapshot(), elsewhere);
         let headers = &mut with(id);
-        let foreign = elsewhere.visit(&world.tenant, &path, Era::Sessions, headers);
+        let foreign = elsewhere.visit(&world.tenant, &path, Era::Sessions, None, headers);
         assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
-        let fresh = elsewhere.visit(&world.tenant, &path, Era::Sessions, &mut HeaderMap::new());
+        let fresh = elsewhere.visit(
+            &world.tenant,
+            &path,
+            Era::Sessions,
+            None,
+            &mut HeaderMap::new(),
+        );
         let sealed = fresh
             .unwrap()
             .answer(&mut with(HeaderValue::from_static("s")), &route());
@@ -393,12 +471,43 @@ mod tests {
         let path = ServicePath::parse("dev/tickets").unwrap();
         let visit = world
             .sessions
-            .visit(&world.tenant, &path, Era::Stateless, &mut request);
+            .visit(&world.tenant, &path, Era::Stateless, None, &mut request);
         let visit = visit.unwrap();
         assert!(request.is_empty() && visit.affinity().is_none());
         let mut answer = with(HeaderValue::from_static("s"));
         visit.answer(&mut answer, &route()).unwrap();
         assert!(answer.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_leads_to_its_agent_and_to_nobody_else() {
+        let world = World::new().await;
+        let path = ServicePath::parse("dev/tickets").unwrap();
+        let visit = |query: &str| {
+            let headers = &mut HeaderMap::new();
+            world
+                .sessions
+                .visit(&world.tenant, &path, Era::Sessions, Some(query), headers)
+        };
+        let agent = AgentId::from_bytes([9; 16]);
+        let named = format!("endpoint={agent}.00ff");
+        for query in [named.clone(), format!("a=b&{named}&c")] {
+            let to = visit(&query).unwrap();
+            let affinity = to.affinity().unwrap();
+            assert_eq!((affinity.agent, affinity.definition), (agent, None));
+            assert_eq!(to.target(), format!("/?{named}"));
+        }
+        for made_up in [
+            "endpoint=",
+            "endpoint=x",
+            "endpoint=x.y",
+            "endpoint=../x",
+            "endpoint=%00",
+        ] {
+            let refused = visit(made_up).unwrap_err();
+            assert_eq!(refused.code(), CallerCode::SessionNotFound, "{made_up}");
+        }
+        assert_eq!(visit("a=b").unwrap().target(), "/");
     }
 
     #[tokio::test]

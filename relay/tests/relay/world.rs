@@ -244,7 +244,7 @@ pub(crate) fn target(service: &str) -> CallTarget {
 pub(crate) fn session_at(agent: AgentId) -> Affinity {
     Affinity {
         agent,
-        definition: [0; 32],
+        definition: Some([0; 32]),
     }
 }
 

@@ -1,0 +1,171 @@
+//! A server of the old HTTP+SSE transport of MCP, whose endpoint is announced and never seen.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_tests::client::Events;
+use culvert_tests::error::HarnessError;
+use culvert_tests::fault_io::FaultSwitch;
+use culvert_tests::serve::{self, Body, Handler};
+use culvert_tests::wait::PATIENCE;
+use culvert_tests::world::World;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const PATH: &str = "/mcp/dev/old";
+
+/// Announces `/secret/messages?sid=7`, and answers on its stream what is posted there.
+#[derive(Default)]
+struct OldServer {
+    stream: Mutex<Option<mpsc::Sender<String>>>,
+    endpoint: &'static str,
+}
+
+impl Handler for OldServer {
+    async fn handle(&self, request: Request<Incoming>, _: FaultSwitch) -> Response<Body> {
+        let target = request.uri().to_string();
+        match (request.method().clone(), target.as_str()) {
+            (Method::GET, "/team/sse") => {
+                let (say, said) = mpsc::channel(8);
+                let first = format!(": hello\n\nevent: endpoint\ndata: {}\n\n", self.endpoint);
+                say.send(first).await.unwrap();
+                *self.stream.lock().unwrap() = Some(say);
+                let events = futures_util::stream::unfold(said, |mut said| async move {
+                    let event = said.recv().await?;
+                    Some((Ok(Frame::data(Bytes::from(event))), said))
+                });
+                let mut answer = Response::new(StreamBody::new(events).boxed_unsync());
+                let kind = http::HeaderValue::from_static("text/event-stream");
+                answer.headers_mut().insert("content-type", kind);
+                answer
+            }
+            (Method::POST, "/secret/messages?sid=7") => {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let said = String::from_utf8(body.to_vec()).unwrap();
+                let say = self.stream.lock().unwrap().clone().unwrap();
+                say.send(format!("event: message\ndata: {said}\n\n"))
+                    .await
+                    .unwrap();
+                empty(StatusCode::ACCEPTED)
+            }
+            _ => empty(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let body = Full::new(Bytes::new()).map_err(|never| match never {});
+    let mut answer = Response::new(body.boxed_unsync());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// A world whose service `old` is such a server, and the tasks that serve it.
+async fn world(endpoint: &'static str) -> (World, JoinSet<()>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let old = listener.local_addr().unwrap();
+    let mut serving = JoinSet::new();
+    let server = Arc::new(OldServer {
+        endpoint,
+        ..OldServer::default()
+    });
+    serving.spawn(async move { serve::serve(listener, server).await.unwrap() });
+    let file = format!(
+        "services:
+  - {{ name: old, kind: mcp, url: \"http://{old}/team/sse\" }}
+  - {{ name: llm, kind: model, url: \"http://{{backend}}/v1\" }}
+"
+    );
+    let world = World::builder().agent_file(&file).start().await.unwrap();
+    (world, serving)
+}
+
+async fn listen(world: &World) -> Result<Events, HarnessError> {
+    let client = world.client();
+    let request = client
+        .request(Method::GET, PATH)
+        .header("accept", "text/event-stream");
+    let answer = client.open(request, Bytes::new()).await?;
+    assert_eq!(answer.status(), 200);
+    Ok(Events::new(answer))
+}
+
+async fn next(events: &mut Events) -> Option<String> {
+    let next = timeout(PATIENCE, events.next()).await.unwrap();
+    next.unwrap()
+}
+
+async fn post(world: &World, path: &str) -> culvert_tests::client::Reply {
+    let message = json!({"jsonrpc": "2.0", "id": 5, "method": "ping"});
+    world.client().post(path, &message).await.unwrap()
+}
+
+#[tokio::test]
+async fn messages_go_to_the_announced_endpoint_which_nobody_outside_learns() {
+    let (world, _serving) = world("/secret/messages?sid=7").await;
+    let mut events = listen(&world).await.unwrap();
+    let announced = loop {
+        let event = next(&mut events).await.unwrap();
+        if event.contains("event: endpoint") {
+            break event;
+        }
+    };
+    assert!(!announced.contains("secret"), "{announced}");
+    let reference = announced
+        .lines()
+        .find_map(|line| line.strip_prefix("data: "));
+    let reference = reference.unwrap().trim().to_owned();
+    assert!(reference.starts_with("?endpoint="), "{announced}");
+    // As a client resolves it against the URL that it was given.
+    let path = format!("{PATH}{reference}");
+    let posted = post(&world, &path).await;
+    assert_eq!(posted.status, 202, "{}", posted.text());
+    let answered = next(&mut events).await.unwrap();
+    assert!(answered.contains("\"ping\""), "{answered}");
+    // Neither what the server calls it nor a guess is a way in.
+    for made_up in [
+        format!("{PATH}?endpoint=x.y"),
+        format!("{path}0"),
+        format!("{PATH}/secret/messages?sid=7"),
+    ] {
+        let refused = post(&world, &made_up).await;
+        assert_eq!(refused.status, 404, "{made_up}: {}", refused.text());
+    }
+    // It ends with its stream.
+    drop(events);
+    let ended = culvert_tests::wait::until("the end of the endpoint", PATIENCE, || async {
+        let reply = post(&world, &path).await;
+        if reply.status == 404 && reply.json()["error"]["data"]["code"] == "session_not_found" {
+            Ok(())
+        } else {
+            Err(format!("{} {}", reply.status, reply.text()))
+        }
+    });
+    ended.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_origin_is_not_announced() {
+    let (world, _serving) = world("http://127.0.0.1:1/messages").await;
+    let seen = timeout(Duration::from_secs(30), async {
+        let mut seen = String::new();
+        // Cut as soon as it is known: there may not even be a head.
+        let Ok(mut events) = listen(&world).await else {
+            return seen;
+        };
+        while let Ok(Some(event)) = events.next().await {
+            seen.push_str(&event);
+        }
+        seen
+    });
+    let seen = seen.await.unwrap();
+    assert!(!seen.contains("event: endpoint"), "{seen}");
+}

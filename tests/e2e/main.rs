@@ -9,6 +9,7 @@
 mod cancel;
 mod certificates;
 mod cli;
+mod clients;
 mod conformance;
 mod drain;
 mod headers;

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -24,6 +25,9 @@ use crate::serve::{Body, Handler};
 use server::Fixture;
 
 pub use resources::NOTES_URI;
+
+/// When a client whose stream was cut is told to come back: soon, for a finished call is forgotten.
+const COME_BACK_AFTER: Duration = Duration::from_millis(200);
 
 /// The MCP server as a program: `/mcp`, and `/__stats` and `/__requests` as the model backend has them.
 pub struct McpFixture {
@@ -43,7 +47,7 @@ impl McpFixture {
     /// A server that accepts loopback hosts only, or `any_host` where it is dialled by a private name.
     pub fn new(any_host: bool) -> Self {
         let stats = Stats::default();
-        let config = StreamableHttpServerConfig::default();
+        let config = StreamableHttpServerConfig::default().with_sse_retry(Some(COME_BACK_AFTER));
         let config = if any_host {
             config.disable_allowed_hosts()
         } else {

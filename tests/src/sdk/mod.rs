@@ -95,3 +95,22 @@ fn printed(output: &std::process::Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_every_version_that_is_installed() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let page = fs::read_to_string(page).unwrap();
+        for (name, version) in python::pins().into_iter().chain(node::pins()) {
+            let named = format!("`{name}`");
+            let mut lines = page.lines().filter(|line| line.contains(&named));
+            assert!(
+                lines.any(|line| line.contains(&version)),
+                "{name} {version}"
+            );
+        }
+    }
+}

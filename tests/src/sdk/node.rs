@@ -95,3 +95,14 @@ fn bring_scripts(folder: &Path) -> Result<(), HarnessError> {
     }
     Ok(())
 }
+
+/// Name and version of each package.
+#[cfg(test)]
+pub(super) fn pins() -> Vec<(String, String)> {
+    let package: serde_json::Value = serde_json::from_str(PACKAGE).unwrap_or_default();
+    ["dependencies", "optionalDependencies"]
+        .iter()
+        .flat_map(|kind| package[kind].as_object().into_iter().flatten())
+        .filter_map(|(name, version)| Some((name.clone(), version.as_str()?.to_owned())))
+        .collect()
+}

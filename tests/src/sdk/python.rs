@@ -73,3 +73,16 @@ async fn install() -> Result<Python, HarnessError> {
         program: folder.join("venv/bin/python"),
     })
 }
+
+/// Name and version of each client.
+#[cfg(test)]
+pub(super) fn pins() -> Vec<(String, String)> {
+    let pins = REQUIREMENTS.iter().filter_map(|pin| pin.split_once("=="));
+    pins.map(|(name, version)| {
+        (
+            name.split('[').next().unwrap_or(name).to_owned(),
+            version.to_owned(),
+        )
+    })
+    .collect()
+}

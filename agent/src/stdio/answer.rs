@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -31,9 +31,11 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
 
 /// A JSON-RPC message.
 pub(super) fn message(status: StatusCode, line: Bytes) -> Answer {
+    let length = HeaderValue::from(line.len());
     let mut answer = Response::new(Full::new(line).map_err(never).boxed_unsync());
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    answer.headers_mut().insert(CONTENT_LENGTH, length);
     answer
 }
 

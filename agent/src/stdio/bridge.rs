@@ -186,9 +186,7 @@ impl Stdio {
         let begun = timeout(self.supply.pace.head, reader.begun()).await;
         tracing::trace!(in_time = begun.is_ok(), "an answer begins");
         Ok(answer::begun(reader, |line| {
-            let answer: Option<Object> = serde_json::from_slice(line).ok();
-            let code = answer.and_then(|answer| answer.at(&["error", "code"]));
-            mirror::status(code.as_ref(), checked)
+            mirror::status_of(line, checked)
         }))
     }
 
@@ -218,6 +216,8 @@ impl Stdio {
         request: Request,
     ) -> Result<(Option<Arc<Session>>, Answer), Otherwise> {
         let id = &request.id.clone();
+        // Said in the newer way it is a method that is not there any more.
+        let newer = request.object.at(&version::IN_BODY).is_some();
         let after = self.supply.pace.makes_room;
         let started = self.supply.own(|| self.sessions.make_room(after)).await;
         let (instance, own) = started.map_err(not_begun)?;
@@ -250,7 +250,11 @@ impl Stdio {
                 Some(own),
             )
         });
-        Ok((session, answer::message(StatusCode::OK, line)))
+        let status = match session {
+            None if newer => mirror::status_of(&line, mirror::Checked::default()),
+            None | Some(_) => StatusCode::OK,
+        };
+        Ok((session, answer::message(status, line)))
     }
 
     /// A session on the process that all share.

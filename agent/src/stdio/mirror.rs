@@ -5,7 +5,7 @@ use data_encoding::BASE64;
 use http::HeaderMap;
 
 use super::error::Problem;
-use super::rpc::{Object, Raw};
+use super::rpc::Object;
 use super::version;
 
 const METHOD: &str = "mcp-method";
@@ -55,15 +55,17 @@ pub(super) fn check(
 }
 
 /// What was found out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checked {
     pub(super) malformed: bool,
 }
 
 /// The status of an answer of the server, of which the stateless protocol gives some a status
 /// of their own.
-pub(super) fn status(code: Option<&Raw>, checked: Checked) -> http::StatusCode {
-    match code.map(|code| code.get()) {
+pub(super) fn status_of(line: &[u8], checked: Checked) -> http::StatusCode {
+    let answer: Option<Object> = serde_json::from_slice(line).ok();
+    let code = answer.and_then(|answer| answer.at(&["error", "code"]));
+    match code.as_ref().map(|code| code.get()) {
         Some("-32020" | "-32021" | "-32022") => http::StatusCode::BAD_REQUEST,
         Some("-32602") if checked.malformed => http::StatusCode::BAD_REQUEST,
         Some("-32601") => http::StatusCode::NOT_FOUND,
@@ -184,13 +186,15 @@ mod tests {
         let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
         let bare = object(&json!({"method": "tools/list", "params": {"_meta": meta}}));
         let checked = check(&named, "tools/list", &bare).expect("agrees");
-        let code = super::super::rpc::raw(&-32602);
-        assert_eq!(status(Some(&code), checked), 400);
-        assert_eq!(status(Some(&code), Checked { malformed: false }), 200);
-        assert_eq!(status(None, checked), 200);
+        let status = |code: i32, checked| {
+            let line = json!({"id": 1, "error": {"code": code}}).to_string();
+            status_of(line.as_bytes(), checked).as_u16()
+        };
+        assert_eq!(status(-32602, checked), 400);
+        assert_eq!(status(-32602, Checked { malformed: false }), 200);
         for (code, wanted) in [(-32601, 404), (-32022, 400), (-32000, 200)] {
-            let code = super::super::rpc::raw(&code);
-            assert_eq!(status(Some(&code), checked).as_u16(), wanted);
+            assert_eq!(status(code, checked), wanted);
         }
+        assert_eq!(status_of(br#"{"id":1,"result":{}}"#, checked), 200);
     }
 }

@@ -239,6 +239,13 @@ fn initialize() -> Value {
         "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}})
 }
 
+/// `initialize` as nobody says it any more.
+fn initialize_anew() -> Value {
+    let mut message = request(7, "initialize", &json!({"_meta": meta()}));
+    message["params"]["protocolVersion"] = json!("2026-07-28");
+    message
+}
+
 fn meta() -> Value {
     json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}})
 }
@@ -490,7 +497,7 @@ async fn in_the_stateless_protocol_leaving_cancels() {
 #[tokio::test]
 async fn the_stateless_protocol_has_its_statuses() {
     let world = World::new(&stateless(
-        r#"*'"strict"'*) fail -32602 ;; *'"old"'*) fail -32022 ;; *'"hello"'*) reply '{"resultType":"complete"}' ;;"#,
+        r#"*initialize*) fail -32601 ;; *'"strict"'*) fail -32602 ;; *'"old"'*) fail -32022 ;; *'"hello"'*) reply '{"resultType":"complete"}' ;;"#,
     ));
     for (method, status) in [
         ("hello", 200),
@@ -503,6 +510,9 @@ async fn the_stateless_protocol_has_its_statuses() {
         assert!(!answer.is_stream());
         assert_eq!(answer.json().await["id"], 7);
     }
+    let removed = initialize_anew();
+    let answer = world.call(Method::POST, &[], &removed).await;
+    assert_eq!(answer.status, 404, "it is no method of that protocol");
     let other = [
         ("mcp-protocol-version", "2026-07-28"),
         ("mcp-method", "other"),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rmcp::handler::server::tool::Extension;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{ProgressNotificationParam, RequestMetaObject};
 use rmcp::service::RequestContext;
@@ -44,9 +43,14 @@ impl Fixture {
         (a + b).to_string()
     }
 
-    #[tool(description = "Gives the headers that reached the server, as JSON")]
-    fn headers(&self, Extension(parts): Extension<http::request::Parts>) -> String {
-        serde_json::to_string(&Seen::new(&parts, &[])).unwrap_or_default()
+    #[tool(
+        description = "Gives the headers that reached the server, as JSON; none on standard streams"
+    )]
+    fn headers(&self, context: RequestContext<RoleServer>) -> String {
+        match context.extensions.get::<http::request::Parts>() {
+            Some(parts) => serde_json::to_string(&Seen::new(parts, &[])).unwrap_or_default(),
+            None => serde_json::json!({"headers": []}).to_string(),
+        }
     }
 
     #[tool(description = "Takes its time, and says how far it is")]

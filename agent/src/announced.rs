@@ -21,6 +21,7 @@ use http_body_util::BodyExt as _;
 use url::Url;
 
 use crate::backend::BackendFailure;
+use crate::config::ServiceKind;
 use crate::policy::{Admitted, Events};
 use crate::reply::ReplyBody;
 use crate::service::Service;
@@ -69,13 +70,17 @@ impl Announced {
         same.then(|| Admitted::endpoint(endpoint.target.clone()))
     }
 
-    /// An answer whose announcement, should it begin with one, is replaced by a reference.
+    /// The answer to a call of `method`, whose announcement, should it begin with one, is replaced by
+    /// a reference.
     pub(crate) fn watch(
         self: &Arc<Self>,
         service: &Arc<Service>,
+        method: &Method,
         reply: Response<ReplyBody>,
     ) -> Response<ReplyBody> {
-        if reply.status() != StatusCode::OK || !is_event_stream(&reply) {
+        let asked = service.def.kind == ServiceKind::Mcp && method == Method::GET;
+        let announces = asked && service.stdio.is_none() && reply.status() == StatusCode::OK;
+        if !announces || !is_event_stream(&reply) {
             return reply;
         }
         let (mut head, body) = reply.into_parts();

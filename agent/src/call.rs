@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 
 use culvert_tunnel::{AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestReader};
 use culvert_wire::{CallMemory, Code, Head, Open, Opened};
-use http::header::{HeaderValue, TE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::{HeaderValue, TE, TRAILER};
+use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::announced::Announced;
 use crate::audit::Audit;
 use crate::backend::{BackendFailure, Called, InFlight, SendError};
-use crate::config::ServiceKind;
+use crate::caller::CallerDenied;
 use crate::error::chain;
 use crate::headers;
 use crate::judge::{self, NotMade, Outgoing};
@@ -178,18 +178,6 @@ impl Calls {
     }
 }
 
-impl Plan {
-    /// A stream of an MCP server may tell its caller where to send messages.
-    fn announced(&self, reply: Response<ReplyBody>, open: &Open) -> Response<ReplyBody> {
-        let is_stream = self.service.def.kind == ServiceKind::Mcp && open.method == Method::GET;
-        if is_stream && self.service.stdio.is_none() {
-            self.announced.watch(&self.service, reply)
-        } else {
-            reply
-        }
-    }
-}
-
 /// All of a call that waits.
 async fn whole(
     plan: &Plan,
@@ -199,6 +187,12 @@ async fn whole(
     record: &mut Record,
     begun: &AtomicBool,
 ) -> Last {
+    if let Some(caller) = &plan.service.caller {
+        match caller.verify(&open.headers).await {
+            Ok(subject) => record.proved(subject.as_deref()),
+            Err(denied) => return denied_caller(open, &denied),
+        }
+    }
     match &open.upgrade {
         // Boxed, because it is rare and would make every call's future larger.
         Some(protocol) => {
@@ -241,7 +235,7 @@ async fn carry(
     };
     let last = match reply {
         Ok(reply) => {
-            let reply = plan.announced(reply, open);
+            let reply = plan.announced.watch(&plan.service, &open.method, reply);
             pass(reply, open, answer, record).await
         }
         Err(failure) => Last::Abort(code_of(failure)),
@@ -264,6 +258,19 @@ async fn turn(plan: &Plan, answer: &mut AnswerWriter, record: &mut Record) -> Re
             record.queued();
             turn.map_err(|_| Last::Refuse(Code::QueueTimeout))
         }
+    }
+}
+
+/// A call whose end user has not proved to be one that may make it.
+fn denied_caller(open: &Open, denied: &CallerDenied) -> Last {
+    tracing::debug!(service = %open.service, reason = chain(denied), "a caller is not believed");
+    match denied {
+        CallerDenied::Keys(_) => Last::Refuse(Code::BackendUnreachable),
+        CallerDenied::Missing(_)
+        | CallerDenied::Algorithm
+        | CallerDenied::Token(_)
+        | CallerDenied::UnknownKey
+        | CallerDenied::Claim(_) => Last::Refuse(Code::Policy),
     }
 }
 
@@ -329,7 +336,12 @@ async fn pass(
 ) -> Last {
     let (mut parts, body) = reply.into_parts();
     record.head(parts.status.as_u16());
+    let announced: Vec<_> = parts.headers.get_all(TRAILER).iter().cloned().collect();
     parts.headers = headers::answer(parts.headers);
+    // The head takes the names out again.
+    for names in announced {
+        parts.headers.append(TRAILER, names);
+    }
     // Nobody asked for another protocol: the header was never sent.
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return Last::Abort(Code::BackendProtocol);

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use culvert_certs::{Region, Zone};
-use culvert_relay::{AnswerBody as RelayBody, Answered, Route, Timings};
+use culvert_relay::{AnswerBody as RelayBody, Answered, CallFailed, Route, Timings};
 use culvert_wire::RequestId;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
@@ -22,7 +22,7 @@ use crate::{
     cors,
     dialect::Dialect,
     error::{CallerCode, Problem},
-    hygiene::REQUEST_ID,
+    hygiene::{self, REQUEST_ID},
     intake::{Payload, Terms},
     late::{Coming, EdgeBody, Late},
     mcp::session::Visit,
@@ -33,6 +33,7 @@ use crate::{
     settings::Settings,
     sse,
     upgrade::{Asked, Pumps, Side, Switching},
+    upstream,
 };
 
 /// How much of a caller's own request id is recorded, in characters.
@@ -100,6 +101,7 @@ pub struct Exchange<'a> {
     /// What the backend is asked for.
     pub switching: Option<Switching>,
     counts_tokens: bool,
+    wants_trailers: bool,
     method: Method,
     /// The page that calls, if it may.
     origin: Option<HeaderValue>,
@@ -161,6 +163,7 @@ impl Desk {
             asked: None,
             switching: None,
             counts_tokens: matches!(endpoint, Ok(Endpoint::Model(_))),
+            wants_trailers: hygiene::wants_trailers(&head.headers),
             method: head.method.clone(),
             origin: settings.cors.listed(&head.headers),
             settings,
@@ -209,6 +212,9 @@ impl Exchange<'_> {
             };
         }
         self.dress(&mut head.headers, &route, before, timings);
+        if self.wants_trailers {
+            respond::announce_trailers(&mut head);
+        }
         if let Some(origin) = self.origin.take() {
             cors::mark(&mut head.headers, origin);
         }
@@ -307,6 +313,16 @@ impl Exchange<'_> {
             count_tokens: self.counts_tokens && readable,
             cut: self.cut.clone(),
         }
+    }
+
+    /// What is told of a call that failed.
+    pub fn failed(&mut self, failed: &CallFailed) -> Problem {
+        self.guard.fields().note(upstream::note_failure(failed));
+        let request_id = self.guard.request_id();
+        tracing::debug!(request_id, error = %failed.cause, "a call failed");
+        let visit = self.visit.as_ref();
+        let ended = visit.and_then(|visit| visit.failed(failed));
+        ended.unwrap_or_else(|| upstream::failed(failed))
     }
 
     /// An error of ours.

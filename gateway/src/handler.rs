@@ -306,7 +306,9 @@ impl Handler {
             Endpoint::Mcp(path) => {
                 let target = resolve::service(&path, ServiceKind::Mcp, &catalog, allow)?;
                 let message = payload.message();
-                let visit = self.sessions.arrive(&key.tenant, &path, message, &mut terms)?;
+                let visit = self
+                    .sessions
+                    .arrive(&key.tenant, &path, message, &mut terms)?;
                 let at = visit.target();
                 exchange.visit = Some(visit);
                 (target, at)
@@ -380,17 +382,9 @@ impl Handler {
         match called {
             Ok(answered) => Ok(Done::Away(Box::new(answered), before)),
             Err(failed) => {
-                exchange
-                    .guard
-                    .fields()
-                    .note(upstream::note_failure(&failed));
-                let request_id = exchange.guard.request_id();
-                tracing::debug!(request_id, error = %failed.cause, "a call failed");
+                let said = exchange.failed(&failed);
                 let own = (failed.cause == FailCause::Caller).then(|| fault.problem());
-                let visit = exchange.visit.as_ref();
-                let ended = visit.and_then(|visit| visit.failed(&failed));
-                let said = own.flatten().or(ended);
-                Err(said.unwrap_or_else(|| upstream::failed(&failed)))
+                Err(own.flatten().unwrap_or(said))
             }
         }
     }

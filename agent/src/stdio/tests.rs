@@ -510,6 +510,7 @@ async fn the_stateless_protocol_has_its_statuses() {
         assert!(!answer.is_stream());
         assert_eq!(answer.json().await["id"], 7);
     }
+    assert_eq!(world.pids(), 1, "one process for all of them");
     let removed = initialize_anew();
     let answer = world.call(Method::POST, &[], &removed).await;
     assert_eq!(answer.status, 404, "it is no method of that protocol");
@@ -521,7 +522,6 @@ async fn the_stateless_protocol_has_its_statuses() {
     let answer = world.call(Method::POST, &other, &hello).await;
     assert_eq!(answer.status, 400);
     assert_eq!(answer.json().await["error"]["code"], -32020);
-    assert_eq!(world.pids(), 1, "one process for all of them");
     world.end().await;
 }
 

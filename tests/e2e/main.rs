@@ -27,3 +27,4 @@ mod rebinding;
 mod tenants;
 mod tidy;
 mod upgrades;
+mod usage;

@@ -102,14 +102,16 @@ pub async fn run(linking: Arc<Linking>, target: Target, guard: LinkGuard) -> Res
         retire: Vec::new(),
         backoff: Backoff::new(),
     };
+    let mut zones = sessions.linking.zones.clone();
     loop {
+        // What this dial reads is no reason to shorten the pause after it.
+        zones.mark_unchanged();
         let notices = sessions.begin();
         let pause = match sessions.watch(notices).await {
             Next::Dial(pause) => pause,
             Next::Left => return Ok(()),
             Next::Revoked => return Err(Revoked),
         };
-        let mut zones = sessions.linking.zones.clone();
         tokio::select! {
             biased;
             () = sessions.linking.leaving.cancelled() => return sessions.leave().await,

@@ -246,8 +246,8 @@ impl Agent {
                         "state_dir, health_listen, audit, post_quantum, join and log take effect at the next start"
                     );
                 }
-                self.zones.send_replace(config.planes.clone());
-                self.drain_timeout.send_replace(config.drain_timeout);
+                set(&self.zones, config.planes.clone());
+                set(&self.drain_timeout, config.drain_timeout);
                 tracing::info!(
                     services = config.services.len(),
                     "the configuration was taken"
@@ -334,6 +334,17 @@ fn needs_restart(old: &Config, new: &Config) -> bool {
         || old.audit != new.audit
         || old.post_quantum != new.post_quantum
         || old.log != new.log
+}
+
+/// Tells those who listen, if it is something new.
+fn set<T: PartialEq>(told: &watch::Sender<T>, value: T) {
+    told.send_if_modified(|now| {
+        let is_new = *now != value;
+        if is_new {
+            *now = value;
+        }
+        is_new
+    });
 }
 
 async fn changed(file: &mut Option<FileWatch>) {

@@ -414,6 +414,25 @@ async fn a_zone_taken_out_of_the_file_is_drained() {
     serving(&world, 1).await;
 }
 
+/// A pause holds whatever was reloaded before it, and ends where zones change during it.
+#[tokio::test]
+async fn a_reload_does_not_end_the_pauses_that_follow() {
+    const ABSENCE: Duration = Duration::from_secs(1);
+    let backend = hello_world().await;
+    let mut world = World::new(&model(backend.addr, ""));
+    let zones = |name: &str| Some(vec![name.to_owned()]);
+    world.zones.send_replace(zones("ORF"));
+    for _ in 0..2 {
+        let link = world.hello().await;
+        link.reject(Reject::new(Code::Duplicate)).await;
+        let early = tokio::time::timeout(ABSENCE, world.hello()).await;
+        assert!(early.is_err(), "dialled again within {ABSENCE:?} of 30 s");
+        world.zones.send_replace(None);
+    }
+    let _link = world.link().await;
+    serving(&world, 1).await;
+}
+
 /// The customer's switch: no new calls, and those that have begun finish.
 #[tokio::test]
 async fn a_paused_service_is_taken_out_of_the_offer() {

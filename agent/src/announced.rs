@@ -146,28 +146,14 @@ enum Stage {
 impl Announcing {
     /// What is passed on of a first piece; nothing as long as its event is not whole.
     fn first(&mut self, piece: &[u8]) -> Result<Option<Bytes>, BackendFailure> {
-        let Stage::First(events) = &mut self.stage else {
+        let Stage::First(mut events) = std::mem::replace(&mut self.stage, Stage::Rest) else {
             return Ok(None);
         };
-        events.push(piece);
-        let mut out = BytesMut::new();
-        while let Some(event) = events.next_event().map_err(|_| BackendFailure::Protocol)? {
-            let Some((name, data)) = parsed(&event) else {
-                // A comment.
-                out.extend_from_slice(&event);
-                continue;
-            };
-            let rest = events.rest();
-            self.stage = Stage::Rest;
-            if name == "endpoint" {
-                out.extend_from_slice(self.announce(&data)?.as_bytes());
-            } else {
-                out.extend_from_slice(&event);
-            }
-            out.extend_from_slice(&rest.unwrap_or_default());
-            break;
+        let passed = first_event(&mut events, piece, |endpoint| self.announce(endpoint))?;
+        if !passed.over {
+            self.stage = Stage::First(events);
         }
-        Ok((!out.is_empty()).then(|| out.freeze()))
+        Ok((!passed.out.is_empty()).then_some(passed.out))
     }
 
     /// The announcement that the caller gets instead.
@@ -223,6 +209,39 @@ impl fmt::Debug for Announcing {
             .field("announced", &self.entered.is_some())
             .finish_non_exhaustive()
     }
+}
+
+/// What is passed on, and whether the first event is among it.
+struct Passed {
+    out: Bytes,
+    over: bool,
+}
+
+/// Comments as they come, and the first event, with another one in the place of an announcement.
+fn first_event(
+    events: &mut Events,
+    piece: &[u8],
+    announce: impl FnOnce(&str) -> Result<String, BackendFailure>,
+) -> Result<Passed, BackendFailure> {
+    events.push(piece);
+    let mut out = BytesMut::new();
+    while let Some(event) = events.next_event().map_err(|_| BackendFailure::Protocol)? {
+        let Some((name, data)) = parsed(&event) else {
+            // A comment.
+            out.extend_from_slice(&event);
+            continue;
+        };
+        if name == "endpoint" {
+            out.extend_from_slice(announce(&data)?.as_bytes());
+        } else {
+            out.extend_from_slice(&event);
+        }
+        out.extend_from_slice(&events.rest().unwrap_or_default());
+        let out = out.freeze();
+        return Ok(Passed { out, over: true });
+    }
+    let out = out.freeze();
+    Ok(Passed { out, over: false })
 }
 
 /// Whether an answer is a stream of events that can be read.
@@ -287,6 +306,38 @@ mod tests {
                 "{announced}"
             );
         }
+    }
+
+    /// What passes of these pieces, and what was announced.
+    fn passed(pieces: &[&str]) -> (String, Option<String>) {
+        let (mut events, mut out, mut announced) = (Events::default(), String::new(), None);
+        for (at, piece) in pieces.iter().enumerate() {
+            let passed = first_event(&mut events, piece.as_bytes(), |endpoint| {
+                announced = Some(endpoint.to_owned());
+                Ok("<reference>".to_owned())
+            });
+            let passed = passed.expect("short events");
+            out.push_str(std::str::from_utf8(&passed.out).expect("text"));
+            if passed.over {
+                out.push_str(&pieces[at + 1..].concat());
+                break;
+            }
+        }
+        (out, announced)
+    }
+
+    #[test]
+    fn only_an_announcement_in_front_is_replaced() {
+        let (out, announced) = passed(&[
+            ": hi\n\nevent: endp",
+            "oint\ndata: /m?s=1\n",
+            "\ndata: x\n\n",
+        ]);
+        assert_eq!(out, ": hi\n\n<reference>data: x\n\n");
+        assert_eq!(announced.as_deref(), Some("/m?s=1"));
+        let late = "data: x\n\nevent: endpoint\ndata: /m\n\n";
+        assert_eq!(passed(&[late]), (late.to_owned(), None));
+        assert_eq!(passed(&["data: not ", "whole\n"]), (String::new(), None));
     }
 
     #[test]

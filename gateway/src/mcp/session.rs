@@ -19,7 +19,7 @@ use culvert_control::{
 };
 use culvert_relay::{Affinity, CallFailed, FailCause, NoTarget, Route};
 use culvert_wire::Code;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::ACCEPT_ENCODING};
 use tokio::sync::watch;
 
 use super::{era::Era, peek::Peek};
@@ -95,6 +95,8 @@ impl Sessions {
         terms: &mut Terms,
     ) -> Result<Visit, Problem> {
         let era = Era::of(&terms.headers, message);
+        // Agents read what servers announce in their streams.
+        terms.headers.remove(ACCEPT_ENCODING);
         let query = terms.path.split_once('?').map(|(_, query)| query);
         self.visit(tenant, path, era, query, &mut terms.headers)
     }

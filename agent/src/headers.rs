@@ -19,6 +19,8 @@ const DROPPED_PREFIXES: &[&str] = &["proxy-", "x-culvert-"];
 pub struct HeaderRules {
     inject: Vec<(HeaderName, HeaderValue)>,
     pass: Vec<HeaderName>,
+    /// One more that is dropped unless it is passed: the end user's token.
+    private: Option<HeaderName>,
 }
 
 /// Why a header cannot be injected or passed.
@@ -62,7 +64,20 @@ impl HeaderRules {
                 (name, value)
             })
             .collect();
-        Ok(Self { inject, pass })
+        Ok(Self {
+            inject,
+            pass,
+            private: None,
+        })
+    }
+
+    /// The same rules, where this header too is for the agent only unless it is passed.
+    #[must_use]
+    pub fn with_private(self, name: HeaderName) -> Self {
+        Self {
+            private: Some(name),
+            ..self
+        }
     }
 
     /// What is sent to a backend whose authority is `host`, of what the caller sent.
@@ -124,7 +139,8 @@ impl HeaderRules {
         if is_provenance(canon.as_str()) && *name != *canon {
             return true;
         }
-        is_private(canon.as_str()) && !self.pass.contains(name)
+        let is_ours = self.private.as_ref() == Some(&*canon);
+        (is_private(canon.as_str()) || is_ours) && !self.pass.contains(name)
     }
 }
 
@@ -366,6 +382,27 @@ mod tests {
                 "{never}"
             );
         }
+    }
+
+    #[test]
+    fn the_end_users_token_stays_with_the_agent() {
+        let caller = map(&[
+            ("x-user-token", "t"),
+            ("x_user_token", "t"),
+            ("accept", "a"),
+        ]);
+        let name = HeaderName::from_static("x-user-token");
+        let out = rules(&[], &[])
+            .with_private(name.clone())
+            .outgoing(caller.clone(), &host());
+        assert_eq!(out.len(), 2, "{out:?}");
+        let out = rules(&[], &["x-user-token"])
+            .with_private(name)
+            .outgoing(caller, &host());
+        assert_eq!(
+            (out.len(), &out["x-user-token"]),
+            (3, &HeaderValue::from_static("t"))
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod announced;
 pub mod audit;
 pub mod backend;
 pub mod call;
+pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -69,6 +69,7 @@ impl Record {
                     tenant: bounded(&open.caller.tenant),
                     key_id: some(&open.caller.key_id),
                     user: open.caller.user.as_deref().map(bounded),
+                    subject: None,
                 },
                 service: open.service.to_string(),
                 method: bounded(open.method.as_str()),
@@ -101,6 +102,11 @@ impl Record {
         self.line.rpc_method = Some(bounded(method));
         let tools: Vec<&str> = tools.collect();
         self.line.tool = (!tools.is_empty()).then(|| bounded(&tools.join(",")));
+    }
+
+    /// Who the end user has proved to be.
+    pub(crate) fn proved(&mut self, subject: Option<&str>) {
+        self.line.caller.subject = subject.map(bounded);
     }
 
     pub(crate) fn queued(&mut self) {

@@ -69,6 +69,9 @@ pub struct CallerClaim {
     /// The user, where the gateway knows one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The end user, as a token says that the agent itself has verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
 }
 
 /// How a call ended.

@@ -2,6 +2,7 @@
 //!
 //! What comes out is whole and checked; nothing inside the agent looks at raw text again.
 
+mod caller;
 mod expand;
 mod fields;
 mod flags;

@@ -7,6 +7,8 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
+use super::caller::RawCaller;
+
 /// A text with its line and column.
 pub(crate) type Text = Spanned<String>;
 
@@ -52,7 +54,7 @@ pub(crate) struct RawService {
     pub(crate) connect_timeout: Option<Text>,
     pub(crate) tools: Option<Spanned<RawTools>>,
     pub(crate) read_only: Option<Spanned<bool>>,
-    pub(crate) require_caller: Option<Later>,
+    pub(crate) require_caller: Option<Spanned<RawCaller>>,
     pub(crate) proxy: Option<Later>,
     pub(crate) command: Option<Spanned<RawCommand>>,
     pub(crate) args: Option<Spanned<Vec<Text>>>,

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::raw::RawService;
 use super::tls::{self, TlsSpec};
 use super::url::ServiceUrl;
-use super::{ConfigError, Sources, fields, later, optional, parsed, restrictions, stdio};
+use super::{ConfigError, Sources, caller, fields, later, optional, parsed, restrictions, stdio};
+use crate::caller::CallerRule;
 use crate::headers::HeaderRules;
 use crate::policy::{Allow, PathRule, Rules, ToolRules};
 use crate::rate::RateSpec;
@@ -44,6 +45,8 @@ pub struct ServiceDef {
     pub tools: Option<ToolRules>,
     /// Its models, where the file names them; else they are discovered.
     pub models: Option<Vec<String>>,
+    /// Whose token has to come with a call, where the file says so.
+    pub require_caller: Option<CallerRule>,
     /// How it is probed.
     pub health: HealthSpec,
     /// How many calls at once.
@@ -110,6 +113,13 @@ impl Default for LimitSpec {
 }
 
 impl ServiceDef {
+    /// What is asked on our own behalf, with the rules that hold where nothing is said.
+    pub(crate) fn our_own(url: ServiceUrl) -> Result<Self, String> {
+        let mut def = bare(ServiceKind::Http, "own")?;
+        def.urls = vec![url];
+        Ok(def)
+    }
+
     /// Where one of its backends may be: the rule for every address connected to.
     pub fn reach(&self, url: &ServiceUrl) -> Reach {
         Reach {
@@ -171,6 +181,7 @@ fn bare(kind: ServiceKind, name: &str) -> Result<ServiceDef, String> {
         models: None,
         enabled: true,
         tools: None,
+        require_caller: None,
         health: HealthSpec::default(),
         limits: LimitSpec::default(),
         networks: None,
@@ -203,6 +214,7 @@ pub(super) fn parse(raw: &RawService, sources: &Sources) -> Result<ServiceDef, C
         _ => Err(format!("`{text}` is none of model, mcp, http")),
     })?;
     let stdio = stdio::parse(raw, kind, sources)?;
+    let require_caller = caller::parse(raw.require_caller.as_ref(), sources)?;
     Ok(ServiceDef {
         name,
         kind,
@@ -211,10 +223,14 @@ pub(super) fn parse(raw: &RawService, sources: &Sources) -> Result<ServiceDef, C
             None => fields::urls(raw, kind, sources)?,
         },
         stdio,
-        headers: fields::headers(raw, sources)?,
+        headers: match &require_caller {
+            Some(rule) => fields::headers(raw, sources)?.with_private(rule.header.clone()),
+            None => fields::headers(raw, sources)?,
+        },
         rules: fields::rules(raw, kind, sources)?,
         enabled: raw.enabled.as_ref().is_none_or(|key| key.value),
         tools: restrictions::tools(raw, kind, sources)?,
+        require_caller: require_caller.clone(),
         models: fields::models(raw, kind, sources)?,
         health: fields::health(raw.health.as_ref(), sources)?,
         limits: fields::limits(raw.limits.as_ref(), sources)?,
@@ -226,13 +242,7 @@ pub(super) fn parse(raw: &RawService, sources: &Sources) -> Result<ServiceDef, C
 }
 
 fn refuse_later(raw: &RawService) -> Result<(), ConfigError> {
-    for (key, found) in [
-        ("require_caller", &raw.require_caller),
-        ("proxy", &raw.proxy),
-    ] {
-        later(key, found.as_ref())?;
-    }
-    Ok(())
+    later("proxy", raw.proxy.as_ref())
 }
 
 fn service_name(text: &str) -> Result<String, String> {

@@ -83,7 +83,7 @@ fn mistakes_are_named_with_line_and_column() {
 
 #[test]
 fn keys_of_later_releases_are_errors_that_say_so() {
-    for key in ["require_caller: { issuer: x }", "proxy: http://p"] {
+    for key in ["proxy: http://p"] {
         let text =
             format!("services:\n  - name: a\n    kind: mcp\n    url: http://h/mcp\n    {key}\n");
         let message = message(&text);
@@ -126,6 +126,47 @@ fn tools_are_named_for_mcp_services() {
         let text = mcp("tools: { allow: [x] }, allow: [{ methods: [GET], paths: [/x] }]");
         let text = text.replace("kind: mcp", &format!("kind: {kind}"));
         assert!(read_text(&text).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn a_required_caller_is_fully_described() {
+    let model = |more: &str| {
+        format!(
+            "services:\n  - {{ name: a, kind: model, url: 'http://h', require_caller: {{ {more} }} }}\n"
+        )
+    };
+    let all = "issuer: 'https://i', jwks: 'https://i/keys?x=1', audience: [c], claims: { groups: [a, 1], ok: true }, header: x-user-token";
+    let services = read_text(&model(all)).expect("a config").services;
+    let rule = services[0].require_caller.as_ref().expect("a rule");
+    assert_eq!(
+        rule.claims["groups"],
+        [serde_json::json!("a"), serde_json::json!(1)]
+    );
+    assert_eq!(rule.claims["ok"], [serde_json::json!(true)]);
+    assert_eq!(rule.header, "x-user-token");
+    for (wrong, why) in [
+        ("issuer: i, jwks: /k, audience: []", "without an audience"),
+        ("issuer: i, jwks: /k", "audience"),
+        (
+            "issuer: i, jwks: 'http://i/keys', audience: [c]",
+            "plain http",
+        ),
+        (
+            "issuer: i, jwks: /k, audience: [c], header: x-culvert-user",
+            "through a gateway",
+        ),
+        (
+            "issuer: i, jwks: /k, audience: [c], claims: { a: { b: c } }",
+            "a claim is",
+        ),
+        (
+            "issuer: i, jwks: /k, audience: [c], audiences: [c]",
+            "audiences",
+        ),
+    ] {
+        let message = message(&model(wrong));
+        assert!(message.contains(why), "{message}");
     }
 }
 

@@ -193,6 +193,11 @@ impl Base {
         })
     }
 
+    /// Path and query of the url as it is written.
+    pub fn whole(&self) -> &str {
+        &self.whole
+    }
+
     /// What every path begins with: `""` or `/v1`.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use table::{Services, SetupError};
 
 use crate::backend::{Backends, Endpoint, Ground, Standing, TlsSetupError};
+use crate::caller::CallerCheck;
 use crate::config::{ServiceDef, ServiceKind};
 use crate::judge::Holding;
 use crate::policy::{NamePattern, Rules, ToolPolicy};
@@ -37,6 +38,8 @@ pub struct Service {
     pub gate: Gate,
     /// Which tools can be called, where the file says anything about them.
     pub tools: Option<Arc<ToolPolicy>>,
+    /// Whose token has to come with a call, where the file says so.
+    pub caller: Option<Arc<CallerCheck>>,
     /// What is held of requests that are judged.
     pub(crate) holding: Holding,
     digest: [u8; 32],
@@ -84,6 +87,13 @@ impl Service {
             backends: Backends::new(&def, ground, same.map(|old| &old.backends)).map_err(setup)?,
             stdio: stdio(&def, ground, stop, before),
             gate: gate.map_or_else(|| Gate::new(def.limits), |old| old.gate.clone()),
+            caller: match &def.require_caller {
+                Some(rule) => {
+                    let before = before.and_then(|old| old.caller.as_ref());
+                    Some(CallerCheck::begin(rule, ground, before).map_err(setup)?)
+                }
+                None => None,
+            },
             tools: tools(&def, same),
             holding,
             digest: digest(&def),
@@ -265,6 +275,16 @@ fn digest(def: &ServiceDef) -> [u8; 32] {
         for entry in allow {
             entry.methods.iter().for_each(|m| add("method", m.as_str()));
             entry.paths.iter().for_each(|p| add("path", &p.to_string()));
+        }
+    }
+    if let Some(rule) = &def.require_caller {
+        add("issuer", &rule.issuer);
+        rule.audience.iter().for_each(|name| add("audience", name));
+        for (name, values) in &rule.claims {
+            add("claim", name);
+            values
+                .iter()
+                .for_each(|value| add("is", &value.to_string()));
         }
     }
     if let Some(tools) = &def.tools {

@@ -28,7 +28,7 @@ async fn gateway() -> (World, JoinToken) {
 /// Every refusal is this one, to the byte, whatever its reason.
 fn refused(reply: &JoinReply) {
     let told =
-        r#"{"error":{"code":"refused","message":"the join was refused; ask for a new token"}}"#;
+        r#"{"error":{"code":"refused","message":"the request was refused; ask for a new token"}}"#;
     assert_eq!((reply.status, reply.body.as_str()), (403, told));
 }
 

@@ -152,6 +152,7 @@
 //! | 107 | `tombstone` | relay | never |
 //! | 108 | `backend_unreachable` | backend | elsewhere |
 //! | 109 | `deadline_before` | caller | never |
+//! | 110 | `rate_limited` | caller | elsewhere |
 //! | 200 | `backend_reset` | backend | elsewhere |
 //! | 201 | `backend_protocol` | backend | never |
 //! | 202 | `backend_timeout` | backend | never |

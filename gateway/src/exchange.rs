@@ -393,3 +393,161 @@ pub fn note(route: &Route, status: u16) -> Note {
         status: Some(status),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use culvert_relay::Transport;
+    use culvert_wire::{ServiceKind, SessionId};
+    use http::Request;
+    use http_body_util::Full;
+    use prometheus_client::registry::Registry;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        held::{BodyBudget, HELD_BUDGET},
+        intake,
+        metrics::EdgeMetrics,
+        settings::{EdgeSpec, KEEP_ALIVE},
+    };
+
+    struct Case {
+        desk: Desk,
+        place: Place,
+        budget: BodyBudget,
+        _settings: watch::Sender<Arc<Settings>>,
+        _records: mpsc::Receiver<Record>,
+    }
+
+    fn case(spec: &EdgeSpec) -> Case {
+        let metrics = EdgeMetrics::new(&mut Registry::default());
+        let place = Place {
+            region: "US".parse().unwrap(),
+            zone: "ORF".parse().unwrap(),
+        };
+        let (queue, records) = mpsc::channel(16);
+        let settings = watch::Sender::new(Arc::new(Settings::new(spec, &[])));
+        let recorder = Recorder::new(metrics.clone(), queue);
+        Case {
+            desk: Desk::new(&place, recorder, settings.subscribe()),
+            budget: BodyBudget::new(HELD_BUDGET, metrics),
+            place,
+            _settings: settings,
+            _records: records,
+        }
+    }
+
+    impl Case {
+        /// What is made of a call to `dev/llama`: the comments, whether counts are hidden, and the body.
+        async fn call(&self, path: &str, keep_alive: &str, body: &str) -> Made<'_> {
+            let request = Request::post(path).header("culvert-keep-alive", keep_alive);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            let peer = Peer {
+                address: [192, 0, 2, 1].into(),
+                scheme: "https",
+                cut: CutFlag::default(),
+                pumps: Pumps::new().0,
+            };
+            let endpoint = Endpoint::parse(&head.method, &head.uri);
+            let mut exchange = self.desk.begin(&head, &peer, &endpoint);
+            let terms = intake::terms(&head, &peer, &self.place, exchange.id).unwrap();
+            let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+            let count = exchange.guard.bytes_in();
+            let payload = intake::payload(&endpoint.unwrap(), &terms, body, &self.budget, count);
+            let mut payload = payload.await.unwrap();
+            let target = Target {
+                connector: "dev".parse().unwrap(),
+                services: vec!["llama".parse().unwrap()],
+                model: Some("m".into()),
+            };
+            exchange.stream_from(&target, &terms, &mut payload);
+            let Payload::Model(body, _) = payload else {
+                panic!()
+            };
+            let sent = body.with_model("m").concat();
+            Made {
+                exchange,
+                sent: String::from_utf8(sent).unwrap(),
+            }
+        }
+    }
+
+    struct Made<'a> {
+        exchange: Exchange<'a>,
+        sent: String,
+    }
+
+    const STREAM: &str = r#"{"model":"m","stream":true}"#;
+
+    #[tokio::test]
+    async fn streams_get_comments_and_are_counted_unless_somebody_does_not_want_it() {
+        let usual = case(&EdgeSpec::default());
+        let made = usual.call("/v1/chat/completions", "on", STREAM).await;
+        assert_eq!(made.exchange.keep_alive, Some(KEEP_ALIVE));
+        assert!(made.exchange.hides_usage && made.sent.contains("include_usage"));
+        let made = usual.call("/v1/completions", "off", STREAM).await;
+        assert_eq!(made.exchange.keep_alive, None);
+        assert!(made.exchange.hides_usage);
+        for (path, body) in [
+            ("/v1/chat/completions", r#"{"model":"m"}"#),
+            ("/v1/messages", STREAM),
+            ("/v1/responses", STREAM),
+        ] {
+            let made = usual.call(path, "on", body).await;
+            assert_eq!(made.exchange.keep_alive.is_some(), body == STREAM, "{path}");
+            assert_eq!(
+                (made.exchange.hides_usage, &*made.sent),
+                (false, body),
+                "{path}"
+            );
+        }
+        let excepted = case(&EdgeSpec {
+            silent: vec!["dev/llama".parse().unwrap()],
+            unasked: vec!["*/*:m".parse().unwrap()],
+            ..EdgeSpec::default()
+        });
+        let made = excepted.call("/v1/chat/completions", "on", STREAM).await;
+        assert_eq!(made.exchange.keep_alive, None);
+        assert_eq!((made.exchange.hides_usage, &*made.sent), (false, STREAM));
+    }
+
+    #[tokio::test]
+    async fn a_service_says_what_the_operator_lets_it() {
+        let case = case(&EdgeSpec {
+            cookies: vec!["dev/app".parse().unwrap()],
+            ..EdgeSpec::default()
+        });
+        let made = case.call("/v1/chat/completions", "on", STREAM).await;
+        for (service, cookies) in [("app", true), ("other", false)] {
+            let route = Route {
+                connector: "dev".parse().unwrap(),
+                service: service.parse().unwrap(),
+                kind: ServiceKind::Http,
+                definition: [0; 32],
+                agent: culvert_certs::AgentId::from_bytes([1; 16]),
+                session: SessionId::from_bytes([1; 16]),
+                transport: Transport::Quic,
+                attempts: 1,
+            };
+            let timings = Timings {
+                sent: Duration::ZERO,
+                accepted: Duration::ZERO,
+                head: Duration::ZERO,
+            };
+            let mut headers = HeaderMap::new();
+            for (name, value) in [
+                ("set-cookie", "a=b"),
+                ("content-type", "text/event-stream"),
+                ("content-length", "9"),
+            ] {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            let exchange = &made.exchange;
+            exchange.dress(&mut headers, &route, Duration::ZERO, timings);
+            assert_eq!(headers.contains_key("set-cookie"), cookies, "{service}");
+            let length = headers.get("content-length");
+            assert_eq!(length, None, "a chunk of it may be taken out");
+            assert!(headers.contains_key("server-timing"));
+        }
+    }
+}

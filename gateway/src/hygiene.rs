@@ -149,7 +149,7 @@ fn clean_trailers(trailers: &mut HeaderMap) {
 }
 
 /// Whether the caller said that it reads trailers.
-fn wants_trailers(headers: &HeaderMap) -> bool {
+pub fn wants_trailers(headers: &HeaderMap) -> bool {
     list(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
 }
 

@@ -4,7 +4,10 @@ use std::{fmt::Write, time::Duration};
 
 use bytes::Bytes;
 use culvert_certs::{Region, Zone};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use culvert_relay::TrailerNames;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, response::Parts,
+};
 use http_body::Body;
 use http_body_util::BodyExt;
 
@@ -86,6 +89,19 @@ pub fn dress(headers: &mut HeaderMap, granted: Granted) {
     hygiene::clean_answer(headers, granted);
     if sse::media_type(headers).is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream")) {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
+}
+
+/// Says which trailers come behind the body: servers of HTTP/1.1 send no others.
+pub fn announce_trailers(head: &mut Parts) {
+    let Some(TrailerNames(names)) = head.extensions.get() else {
+        return;
+    };
+    let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+    if let Ok(names) = HeaderValue::from_str(&names.join(", "))
+        && !names.is_empty()
+    {
+        head.headers.insert(header::TRAILER, names);
     }
 }
 
@@ -197,6 +213,19 @@ mod tests {
             headers["server-timing"],
             "gateway;dur=1.000, tunnel;dur=1.500, backend;dur=20.000"
         );
+    }
+
+    #[test]
+    fn trailers_are_announced() {
+        let (mut head, ()) = Response::new(()).into_parts();
+        announce_trailers(&mut head);
+        head.extensions.insert(TrailerNames(Vec::new()));
+        announce_trailers(&mut head);
+        assert!(!head.headers.contains_key("trailer"));
+        let names = ["x-sum", "x-twice"].map(HeaderName::from_static);
+        head.extensions.insert(TrailerNames(names.into()));
+        announce_trailers(&mut head);
+        assert_eq!(head.headers["trailer"], "x-sum, x-twice");
     }
 
     #[test]

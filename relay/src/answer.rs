@@ -9,6 +9,7 @@ use bytes::Bytes;
 use culvert_certs::TenantName;
 use culvert_tunnel::{AnswerReader, Piece};
 use culvert_wire::{Code, ServiceKind};
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -29,6 +30,11 @@ pub struct AnswerBody {
     /// None where the whole answer came with its head.
     _parked: Option<Parked>,
 }
+
+/// The trailers that the head of an answer announces, in the extensions of the response: a server of
+/// HTTP/1.1 sends no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrailerNames(pub Vec<HeaderName>);
 
 /// The answer was cut: what came of it is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::answer::{AnswerBody, CallRecord, Stream, UploadTask};
+use crate::answer::{AnswerBody, CallRecord, Stream, TrailerNames, UploadTask};
 use crate::ask::ask_in_turn;
 use crate::attempt::{Headed, InFlight, Upload, attempt};
 use crate::book::Tenant;
@@ -317,7 +317,9 @@ where
         });
         let upload = upload.map(|task| UploadTask(task.abort_handle()));
         let length = head.declared_length(&self.head.method);
-        let parts = head.into_response_parts();
+        let names = TrailerNames(head.trailer_names.clone());
+        let mut parts = head.into_response_parts();
+        parts.extensions.insert(names);
         let stream = Stream {
             answer: Box::new(answer),
             _upload: upload,

@@ -141,7 +141,7 @@ mod tcp;
 mod tls;
 mod view;
 
-pub use answer::{AnswerBody, AnswerCut};
+pub use answer::{AnswerBody, AnswerCut, TrailerNames};
 pub use book::CapReached;
 pub use call::{Affinity, Answered, CallFailed, CallMeta, CallTarget, FailCause, Route, Timings};
 pub use config::{DoorLimits, ParkedLimits, RelayConfig, RelayInputs};

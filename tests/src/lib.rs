@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bench;
 pub mod client;
 pub mod demo;
+pub mod differential;
 pub mod effort;
 pub mod error;
 pub mod false_gateway;

@@ -5,7 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -77,15 +80,40 @@ async fn connection(stream: TcpStream, handler: Arc<impl Handler>) {
     let service = service_fn(move |request| {
         let handler = Arc::clone(&handler);
         let switch = switch.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request, switch).await) }
+        async move {
+            let is_head = request.method() == http::Method::HEAD;
+            let response = handler.handle(request, switch).await;
+            Ok::<_, Infallible>(without_body(response, is_head))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .max_headers(MAX_HEADERS)
         .max_buf_size(HEAD_BUFFER_BYTES);
+    builder
+        .http2()
+        .max_header_list_size(u32::try_from(HEAD_BUFFER_BYTES).unwrap_or(u32::MAX));
     // How a connection of a fixture ends is the business of the test that ended it.
     drop(builder.serve_connection_with_upgrades(io, service).await);
+}
+
+/// What HTTP/1 does by itself: no body to HEAD, nor with a status that has none; the length is that of the body all the same.
+fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let bodiless = matches!(
+        head.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if !is_head && !bodiless {
+        return Response::from_parts(head, body);
+    }
+    if let (Some(length), false) = (body.size_hint().exact(), bodiless) {
+        let length = HeaderValue::from(length);
+        head.headers.entry(CONTENT_LENGTH).or_insert(length);
+    }
+    let nothing = http_body_util::Empty::new().map_err(|never| match never {});
+    Response::from_parts(head, nothing.boxed_unsync())
 }
 
 fn port_from_environment() -> io::Result<u16> {

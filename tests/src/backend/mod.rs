@@ -117,7 +117,8 @@ impl Handler for ModelBackend {
                 answer
             }
             (_, path) if path.starts_with("/odd/") => {
-                let known = odd::answer(path.trim_start_matches("/odd/"));
+                let what = path.trim_start_matches("/odd/");
+                let known = odd::answer(what, request.into_body());
                 let answer = known.unwrap_or_else(|| answer::text(StatusCode::NOT_FOUND, "odd"));
                 answer::done(active, answer)
             }

@@ -1,14 +1,14 @@
 //! Legal answers that are seldom seen: `/odd/headers` (64 KiB of them, some twice), `/odd/trailers`, `/odd/chunks` (pieces of
-//! many sizes), `/odd/early` (413 without reading the request's body), `/odd/empty` (200 with a length of 0).
+//! many sizes), `/odd/early` (413 while the upload runs), `/odd/empty` (200 with a length of 0).
 
 use std::io;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 
 use super::answer;
 use crate::serve::Body;
@@ -20,12 +20,12 @@ const VALUE_BYTES: usize = 500;
 const CHUNKS: usize = 300;
 
 /// Answers one of the paths above, by what stands behind `/odd/`.
-pub(super) fn answer(what: &str) -> Option<Response<Body>> {
+pub(super) fn answer(what: &str, upload: Incoming) -> Option<Response<Body>> {
     Some(match what {
         "headers" => headers(),
         "trailers" => trailers(),
         "chunks" => chunks(),
-        "early" => answer::text(StatusCode::PAYLOAD_TOO_LARGE, "no more of this"),
+        "early" => early(upload),
         "empty" => {
             let mut response = answer::text(StatusCode::OK, "");
             let length = HeaderValue::from_static("0");
@@ -34,6 +34,19 @@ pub(super) fn answer(what: &str) -> Option<Response<Body>> {
         }
         _ => return None,
     })
+}
+
+/// The answer comes while the upload runs, which is read away behind it.
+fn early(upload: Incoming) -> Response<Body> {
+    let first = Frame::data(Bytes::from_static(b"no more of this"));
+    let rest = stream::unfold(upload, |mut upload| async move {
+        while let Some(Ok(_)) = upload.frame().await {}
+        None::<(io::Result<Frame<Bytes>>, Incoming)>
+    });
+    let body = StreamBody::new(stream::iter([Ok(first)]).chain(rest));
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+    response
 }
 
 fn headers() -> Response<Body> {

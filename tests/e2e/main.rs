@@ -26,6 +26,7 @@ mod observe;
 mod openai;
 mod policy;
 mod rebinding;
+mod stdio;
 mod tenants;
 mod tidy;
 mod upgrades;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use culvert_tests::client::Events;
 use culvert_tests::error::HarnessError;
 use culvert_tests::fault_io::FaultSwitch;
+use culvert_tests::sdk::Python;
 use culvert_tests::serve::{self, Body, Handler};
 use culvert_tests::wait::PATIENCE;
 use culvert_tests::world::World;
@@ -78,14 +79,36 @@ async fn world(endpoint: &'static str) -> (World, JoinSet<()>) {
         ..OldServer::default()
     });
     serving.spawn(async move { serve::serve(listener, server).await.unwrap() });
+    (world_of(&format!("http://{old}/team/sse")).await, serving)
+}
+
+/// A world whose service `old` is at `url`.
+async fn world_of(url: &str) -> World {
     let file = format!(
         "services:
-  - {{ name: old, kind: mcp, url: \"http://{old}/team/sse\" }}
+  - {{ name: old, kind: mcp, url: \"{url}\" }}
   - {{ name: llm, kind: model, url: \"http://{{backend}}/v1\" }}
 "
     );
-    let world = World::builder().agent_file(&file).start().await.unwrap();
-    (world, serving)
+    World::builder().agent_file(&file).start().await.unwrap()
+}
+
+#[derive(serde::Deserialize)]
+struct Served {
+    port: u16,
+}
+
+#[tokio::test]
+async fn the_official_client_and_server_of_the_old_transport() {
+    let python = Python::ready().await.unwrap();
+    let mut server = python.start("mcp_sse_server.py").unwrap();
+    let Served { port } = server.json_line().await.unwrap();
+    let world = world_of(&format!("http://127.0.0.1:{port}/sse")).await;
+    python
+        .run("mcp_sse.py", &world.sdk_environment())
+        .await
+        .map_err(|error| world.explain(&error))
+        .unwrap();
 }
 
 async fn listen(world: &World) -> Result<Events, HarnessError> {

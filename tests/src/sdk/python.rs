@@ -7,6 +7,7 @@ use tokio::sync::OnceCell;
 
 use super::{installed, run_script, scripts_folder, step};
 use crate::error::HarnessError;
+use crate::process::Process;
 
 /// What is installed; a change of it makes a new environment.
 const REQUIREMENTS: [&str; 3] = [
@@ -50,6 +51,18 @@ impl Python {
             .arg(scripts_folder().join(script))
             .env("PYTHONDONTWRITEBYTECODE", "1");
         run_script(script, command, environment).await
+    }
+
+    /// Starts a script of `tests/sdk` that serves until it is dropped.
+    ///
+    /// # Errors
+    /// [`HarnessError::Start`].
+    pub fn start(&self, script: &str) -> Result<Process, HarnessError> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg(scripts_folder().join(script))
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        Process::start(script, command)
     }
 }
 

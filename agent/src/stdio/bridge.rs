@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{self, Answer};
 use super::error::{Problem, StartError};
 use super::instance::{Leaving, Untaken};
+use super::media::{self, EVENTS, JSON};
 use super::rpc::{Id, Message, Object, Raw, Request, raw};
 use super::session::Session;
 use super::spec::{MAX_LINE_BYTES, Sharing};
@@ -33,8 +34,6 @@ use crate::backend::OutBody;
 const SESSION: &str = "mcp-session-id";
 /// The header that names the last event a client has.
 const LAST_EVENT: &str = "last-event-id";
-const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
 
 /// Why a call has another answer than that of the server.
 #[derive(Debug)]
@@ -90,11 +89,11 @@ impl Stdio {
         body: OutBody,
         leaving: &CancellationToken,
     ) -> Answered {
-        if !names(headers, &CONTENT_TYPE, &[JSON]) {
+        if !media::is_json(headers) {
             return Err(Problem::ContentType.into());
         }
         for wanted in [JSON, EVENTS] {
-            if !accepts(headers, wanted) {
+            if !media::accepts(headers, wanted) {
                 return Err(Problem::Accept("application/json and text/event-stream").into());
             }
         }
@@ -176,6 +175,10 @@ impl Stdio {
         };
         let checked = mirror::check(headers, &request.method, &request.object)
             .map_err(|problem| problem.of(&id))?;
+        if request.method == "tools/call" {
+            let checked = self.params.check(&instance, headers, &request.object).await;
+            checked.map_err(|problem| problem.of(&id))?;
+        }
         let listens = request.method == "subscriptions/listen";
         let stream = instance.stream(0, false);
         let taken = instance.request(0, request, stream, true).await;
@@ -300,7 +303,7 @@ impl Stdio {
         if version::is_stateless_call(headers, None) {
             return Err(Problem::Method.into());
         }
-        if !accepts(headers, EVENTS) {
+        if !media::accepts(headers, EVENTS) {
             return Err(Problem::Accept(EVENTS).into());
         }
         let session = self.session(headers)?;
@@ -384,20 +387,4 @@ fn not_begun(error: StartError) -> Otherwise {
         | StartError::Waits(_)
         | StartError::Stopped => NotBegun::Unreachable(error.to_string()),
     })
-}
-
-/// Whether `accept` lets a media type through.
-fn accepts(headers: &HeaderMap, media: &str) -> bool {
-    let family = media.split_once('/').map_or("", |(family, _)| family);
-    names(headers, &ACCEPT, &[media, "*/*", &format!("{family}/*")])
-}
-
-/// Whether a header lists one of these media types.
-fn names(headers: &HeaderMap, header: &http::HeaderName, wanted: &[&str]) -> bool {
-    let values = headers.get_all(header).iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|entry| entry.split(';').next())
-        .any(|media| wanted.iter().any(|w| media.trim().eq_ignore_ascii_case(w)))
 }

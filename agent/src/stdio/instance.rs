@@ -129,6 +129,11 @@ impl Instance {
         (instance, guard)
     }
 
+    /// The number of its process.
+    pub(super) fn id(&self) -> i32 {
+        self.pid
+    }
+
     /// Why it has ended, if it has.
     pub(super) fn ended(&self) -> Option<End> {
         self.lock().ended.clone()

@@ -1,7 +1,7 @@
 //! MCP servers on stdio, run by the agent.
 //!
 //! ```text
-//!  bridge      HTTP of both eras                    mirror, version, answer, error
+//!  bridge      HTTP of both eras                    mirror, params, version, answer, error
 //!   |
 //!  session     what lives between requests          stream: events, kept to be resumed
 //!   |
@@ -27,8 +27,10 @@ mod error;
 mod framing;
 mod hello;
 mod instance;
+mod media;
 mod mirror;
 mod noise;
+mod params;
 mod process;
 mod router;
 mod rpc;
@@ -64,6 +66,7 @@ pub struct Stdio {
     stop: CancellationToken,
     /// What is held of requests.
     holding: Arc<Semaphore>,
+    params: params::Known,
 }
 
 /// Bytes of requests that are held at once while they arrive.
@@ -115,6 +118,7 @@ impl Stdio {
             alarm,
             stop,
             holding: Arc::new(Semaphore::new(MAX_HELD_BYTES)),
+            params: params::Known::default(),
         }
     }
 

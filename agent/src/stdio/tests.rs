@@ -526,6 +526,30 @@ async fn the_stateless_protocol_has_its_statuses() {
 }
 
 #[tokio::test]
+async fn headers_that_repeat_arguments_have_to_agree() {
+    let tools = r#"*tools/list*) reply '{"tools":[{"name":"query","inputSchema":{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}}]}' ;;
+        *tools/call*) reply '{"resultType":"complete"}' ;;"#;
+    let world = World::new(&stateless(tools));
+    let mut params = json!({"name": "query", "arguments": {"region": "west"}});
+    params["_meta"] = meta();
+    let call = request(7, "tools/call", &params);
+    for (region, status) in [("west", 200), ("east", 400)] {
+        let headers = [
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "query"),
+            ("mcp-param-region", region),
+        ];
+        let answer = world.call(Method::POST, &headers, &call).await;
+        assert_eq!((region, answer.status), (region, status));
+        let answer = answer.json().await;
+        let code = &answer["error"]["code"];
+        assert!(status == 200 || *code == -32020, "{answer}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_client_of_both_eras_is_led_to_the_older_one() {
     let world = World::new(&server(""));
     let answer = world.stateless("server/discover", json!({})).await;

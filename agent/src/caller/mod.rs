@@ -198,7 +198,9 @@ fn holds(name: &str, claim: &Value, wanted: &[Value]) -> bool {
         Value::String(text) if name == "scope" => text
             .split(' ')
             .any(|one| wanted.iter().any(|wanted| wanted == one)),
-        single => wanted.contains(single),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            wanted.contains(claim)
+        }
     }
 }
 

@@ -56,6 +56,9 @@ fn yaml(backend: &Backend, more: &str) -> String {
     )
 }
 
+/// The tools of these tests.
+const ALLOWED: &str = "tools: { allow: ['se*'] }";
+
 fn with(headers: &[(&'static str, &'static str)]) -> Open {
     let mut open = open(Method::POST, "/");
     for (name, value) in headers {
@@ -91,39 +94,37 @@ fn call_of(tool: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_tool_that_is_not_allowed_is_neither_called_nor_listed() {
+async fn what_was_judged_is_what_is_sent() {
     let seen = Seen::default();
     let backend = server(&seen).await;
-    let mut world = World::new(&yaml(&backend, "tools: { allow: ['se*'] }"));
+    let mut world = World::new(&yaml(&backend, ALLOWED));
     let link = world.link().await;
-
-    // What was judged is what is sent: our writing of it.
     let spaced = call_of("search").to_string().replace(':', " : ");
-    let headers = [
-        ("content-length", "0"),
-        ("accept-encoding", "gzip"),
-        ("content-md5", "x"),
-    ];
-    let mut call = with(&headers[1..]);
-    call.headers.insert("content-length", spaced.len().into());
+    let mut call = with(&[("accept-encoding", "gzip"), ("content-md5", "x")]);
+    let length = spaced.len().into();
+    call.headers.insert("content-length", length);
     let (head, answer) = exchange(link.open(call).await, spaced)
         .await
         .expect("an answer");
-    assert_eq!(
-        (head.status.as_u16(), &answer),
-        (200, &call_of("search").to_string())
-    );
-    {
-        let seen = seen.lock().expect("lock");
-        let (method, headers, body) = seen.last().expect("a request");
-        assert_eq!((method.as_str(), body), ("POST", &answer));
-        assert_eq!(headers["content-length"], answer.len().to_string());
-        assert_eq!(headers["accept-encoding"], "identity");
-        assert!(!headers.contains_key("content-md5"));
-    }
+    let ours = call_of("search").to_string();
+    assert_eq!((head.status.as_u16(), &answer), (200, &ours));
+    let seen = seen.lock().expect("lock");
+    let (method, headers, body) = seen.last().expect("a request");
+    assert_eq!((method.as_str(), body), ("POST", &ours));
+    assert_eq!(headers["content-length"], ours.len().to_string());
+    assert_eq!(headers["accept-encoding"], "identity");
+    assert!(!headers.contains_key("content-md5"));
+}
 
-    // Refused, and nothing reaches the server.
+#[tokio::test]
+async fn a_tool_that_is_not_allowed_is_not_called() {
+    let seen = Seen::default();
+    let backend = server(&seen).await;
+    let mut world = World::new(&yaml(&backend, ALLOWED));
+    let link = world.link().await;
+    let search = || call_of("search").to_string();
     let twice = r#"{"method":"tools/list","method":"tools/call","params":{"name":"search"}}"#;
+    let long = format!("{{\"method\":\"ping\",\"x\":\"{}\"}}", "x".repeat(4 << 20));
     for (open, body) in [
         (with(&[]), call_of("delete").to_string()),
         (
@@ -131,22 +132,10 @@ async fn a_tool_that_is_not_allowed_is_neither_called_nor_listed() {
             json!([call_of("search"), call_of("delete")]).to_string(),
         ),
         (with(&[]), twice.to_owned()),
-        (
-            with(&[("mcp-name", "delete")]),
-            call_of("search").to_string(),
-        ),
-        (
-            with(&[("mcp-method", "tools/list")]),
-            call_of("search").to_string(),
-        ),
-        (
-            with(&[("content-encoding", "gzip")]),
-            call_of("search").to_string(),
-        ),
-        (
-            with(&[]),
-            format!("{{\"method\":\"ping\",\"x\":\"{}\"}}", "x".repeat(4 << 20)),
-        ),
+        (with(&[("mcp-name", "delete")]), search()),
+        (with(&[("mcp-method", "tools/list")]), search()),
+        (with(&[("content-encoding", "gzip")]), search()),
+        (with(&[]), long),
     ] {
         let shown = body.get(..100).unwrap_or(&body).to_owned();
         let refused = exchange(link.open(open).await, body)
@@ -154,12 +143,27 @@ async fn a_tool_that_is_not_allowed_is_neither_called_nor_listed() {
             .expect_err(&shown);
         assert_eq!(refused.failure, Failure::Refused(Code::Policy), "{shown}");
     }
-    assert_eq!(seen.lock().expect("lock").len(), 1);
+    assert_eq!(seen.lock().expect("lock").len(), 0);
 
+    drop(link);
+    let lines = world.audited().await;
+    let of = |line: &Value, key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    let tools: Vec<_> = lines.iter().map(|line| of(line, "tool")).collect();
+    assert_eq!(tools, ["delete", "search,delete", "-", "-", "-", "-", "-"]);
+    assert_eq!(of(&lines[0], "rpc_method"), "tools/call");
+    assert!(lines.iter().all(|line| of(line, "code") == "policy"));
+}
+
+#[tokio::test]
+async fn a_tool_that_is_not_allowed_is_not_listed() {
+    let seen = Seen::default();
+    let backend = server(&seen).await;
+    let mut world = World::new(&yaml(&backend, ALLOWED));
+    let link = world.link().await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
     for (accept, want) in [
-        ("application/json", ""),
-        ("text/event-stream", ": hello\n\nid: 9\ndata: "),
+        ("application/json", "{"),
+        ("text/event-stream", ": hello\n\nid: 9\ndata: {"),
     ] {
         let call = link.open(with(&[("accept", accept)])).await;
         let (_, answer) = exchange(call, list.clone()).await.expect("an answer");
@@ -169,33 +173,6 @@ async fn a_tool_that_is_not_allowed_is_neither_called_nor_listed() {
             "{answer}"
         );
     }
-
-    drop(link);
-    let lines = world.audited().await;
-    let tools: Vec<_> = lines
-        .iter()
-        .map(|line| line["tool"].as_str().unwrap_or("-"))
-        .collect();
-    assert_eq!(
-        tools,
-        [
-            "search",
-            "delete",
-            "search,delete",
-            "-",
-            "-",
-            "-",
-            "-",
-            "-",
-            "-",
-            "-"
-        ]
-    );
-    assert_eq!(lines[0]["rpc_method"], "tools/call");
-    assert_eq!(
-        (&lines[1]["outcome"], &lines[1]["code"]),
-        (&json!("refused"), &json!("policy"))
-    );
 }
 
 #[tokio::test]

@@ -11,12 +11,12 @@ use culvert_certs::{
     PlaneIdentity, ProofError, ReplicaId, TokenId, VerifiedCsr,
     name::{ConnectorName, Region, TenantName, Zone},
 };
-use data_encoding::HEXLOWER;
 
 use crate::{
     audit::{Actor, Subject},
     control::Control,
     error::ControlError,
+    lineage::write_first,
     resource::{AgentSpec, Approval, ConnectorSpec, Document, PlaneSpec, ResourceKind, Timestamp},
     store::{Expected, Revision, Scope},
     tokens::{StoredToken, token_key},
@@ -115,7 +115,7 @@ impl Control {
         self.use_up(&proven, &id).await?;
         let chain = self.issue(&proven.csr, &id, &hosts)?;
         if let Some(mut document) = document {
-            write_leaf(&mut document, &chain, &proven.csr);
+            write_first(&mut document, &chain, &proven.csr);
             document.set_status("source", source.ip());
             document.set_status("token", request.token_id);
             self.save(&document, Expected::Absent).await?;
@@ -258,18 +258,6 @@ impl Control {
         };
         Ok(chain?)
     }
-}
-
-/// Notes in an agent's status which certificate it has.
-pub(crate) fn write_leaf(agent: &mut Document, chain: &Chain, csr: &VerifiedCsr) {
-    agent.set_status("serial", HEXLOWER.encode(&chain.serial));
-    agent.set_status("not_after", Timestamp::from(chain.not_after));
-    agent.set_status("key_digest", HEXLOWER.encode(&csr.key_digest()));
-}
-
-/// Whether that is the certificate which is noted in an agent's status.
-pub(crate) fn has_leaf(agent: &Document, chain: &Chain) -> bool {
-    agent.status_text("serial") == Some(HEXLOWER.encode(&chain.serial).as_str())
 }
 
 pub(crate) fn agents_of(tenant: &TenantName) -> Result<Scope, ControlError> {

@@ -22,6 +22,7 @@ pub mod documents;
 mod error;
 pub mod join;
 pub mod keys;
+mod lineage;
 pub mod planes;
 mod records;
 pub mod renew;

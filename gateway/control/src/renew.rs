@@ -1,6 +1,9 @@
-//! Renewing: a member gets a certificate for a new key by proving the current one.
+//! Renewing: an agent gets a certificate for a new key by proving the current one.
 //!
-//! The plane that carries the request is a courier: nothing that it says is looked at.
+//! The plane that carries the request is a courier: nothing that it says is looked at. What it or
+//! anybody else has seen of a request can be sent again: the same key gets the same certificate
+//! again, and nothing is written down. A leaf that was superseded proves nothing: whoever has it
+//! has a copy of the agent's past, and that is written into the audit log.
 
 use std::{
     net::SocketAddr,
@@ -8,16 +11,17 @@ use std::{
 };
 
 use culvert_certs::{
-    AgentIdentity, Chain, Identity, JoinAnswer, LEAF_LIFETIME, PeerLeaf, PlaneIdentity, ProofError,
-    RenewRequest, SignedRecord, VerifiedCsr,
+    AgentIdentity, Chain, Identity, JoinAnswer, LEAF_LIFETIME, PeerLeaf, ProofError, RenewRequest,
+    SignedRecord, VerifiedCsr,
 };
 
 use crate::{
     audit::{Actor, Subject},
     control::Control,
     error::ControlError,
-    join::{has_leaf, is_held, subject_of, write_leaf},
-    resource::{Document, PlaneSpec, ResourceKind, Timestamp},
+    join::{is_held, subject_of},
+    lineage::{Claim, claim, write_next},
+    resource::{Document, ResourceKind, Timestamp},
 };
 
 /// From this part of its life left on, an agent may want a new certificate: half-life, and the
@@ -31,7 +35,7 @@ const EARLY_EVERY: Duration = Duration::from_secs(3600);
 /// the way, and it asks again after a minute.
 const DUE_EVERY: Duration = Duration::from_secs(30);
 
-/// What a member is told whose certificate is not renewed.
+/// What an agent is told whose certificate is not renewed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewRefusal {
     /// It was revoked, in control's own signed words: final, all retrying ends.
@@ -59,6 +63,10 @@ enum Reason {
     Locked,
     #[error("the member was deleted")]
     Gone,
+    #[error("a plane does not renew here")]
+    NotAnAgent,
+    #[error("the leaf was superseded: somebody has a copy of an earlier identity")]
+    Superseded,
     #[error("the certificate was renewed a short time ago")]
     TooSoon,
     #[error(transparent)]
@@ -93,11 +101,16 @@ impl Control {
         let actor = Actor::new("member", &subject.name).from(source);
         let renewed = match &id {
             Identity::Agent(agent) => self.renew_agent(agent, &leaf, &csr).await,
-            Identity::Plane(plane) => self.renew_plane(plane, &id, &csr).await,
+            // Replicas share the store with control, and are renewed where they run.
+            Identity::Plane(_) => Err(Reason::NotAnAgent),
         };
         match renewed {
-            Ok(chain) => {
+            Ok(Issued::New(chain)) => {
                 self.done(&actor, "renew", subject).await;
+                Ok(self.answer(id, chain))
+            }
+            Ok(Issued::Again(chain)) => {
+                tracing::debug!(subject = subject.name, "a renewal was answered again");
                 Ok(self.answer(id, chain))
             }
             // Whoever asks all the time fills no log with it.
@@ -118,7 +131,7 @@ impl Control {
         agent: &AgentIdentity,
         leaf: &PeerLeaf,
         csr: &VerifiedCsr,
-    ) -> Result<Chain, Reason> {
+    ) -> Result<Issued, Reason> {
         let (tenant, connector) = (&agent.tenant, &agent.connector);
         let revoked = self
             .revocation(tenant, connector, Some(agent.agent))
@@ -133,41 +146,50 @@ impl Control {
             return Err(Reason::Locked);
         }
         let now = self.now();
-        if is_too_soon(&document, leaf, now) {
-            return Err(Reason::TooSoon);
+        match claim(&document, leaf, csr) {
+            Claim::Superseded => return Err(Reason::Superseded),
+            Claim::Again => return self.issue_again(&document, agent, csr).map(Issued::Again),
+            Claim::New if is_too_soon(&document, leaf, now) => return Err(Reason::TooSoon),
+            Claim::New => {}
         }
         let chain = self.issue(csr, &leaf.identity, &[])?;
-        // Another request of the same agent may have been faster: one of them gets a certificate.
         let changed = self
             .change(ResourceKind::Agent, Some(tenant), &name, |document| {
-                if !is_too_soon(document, leaf, now) {
-                    write_leaf(document, &chain, csr);
-                    document.set_status(RENEWED, Timestamp::from(now));
+                // Another request of the same agent was faster: one of them gets a certificate.
+                if claim(document, leaf, csr) != Claim::New || is_too_soon(document, leaf, now) {
+                    return Err(ControlError::Conflict(None));
                 }
+                write_next(document, leaf, &chain, csr);
+                document.set_status(RENEWED, Timestamp::from(now));
                 Ok(())
             })
-            .await?;
-        if !has_leaf(&changed.0, &chain) {
-            return Err(Reason::TooSoon);
+            .await;
+        match changed {
+            Ok(_) => Ok(Issued::New(chain)),
+            Err(ControlError::Conflict(_)) => Err(Reason::TooSoon),
+            Err(error) => Err(error.into()),
         }
-        Ok(chain)
     }
 
-    async fn renew_plane(
+    /// The certificate of a key that has one, for as long as that one lives: nothing is won by
+    /// asking for it again.
+    fn issue_again(
         &self,
-        plane: &PlaneIdentity,
-        id: &Identity,
+        document: &Document,
+        agent: &AgentIdentity,
         csr: &VerifiedCsr,
     ) -> Result<Chain, Reason> {
-        let found = self
-            .find(ResourceKind::Plane, None, plane.zone.as_str())
-            .await?;
-        let (document, _) = found.ok_or(Reason::Gone)?;
-        let spec: PlaneSpec = document.view().map_err(ControlError::from)?;
-        if spec.region != plane.region {
-            return Err(Reason::Gone);
-        }
-        Ok(self.issue(csr, id, &spec.dns_names)?)
+        let now = self.now();
+        let end = document.status_text("not_after");
+        let end = end.and_then(|text| text.parse::<Timestamp>().ok());
+        let left = end.and_then(|end| end.system().duration_since(now).ok());
+        let left = left.filter(|left| !left.is_zero()).ok_or(Reason::TooSoon)?;
+        let issued = self
+            .inner
+            .records
+            .authority()
+            .issue_agent(csr, agent, left, now);
+        Ok(issued.map_err(ControlError::from)?)
     }
 
     fn answer(&self, id: Identity, chain: Chain) -> JoinAnswer {
@@ -181,6 +203,14 @@ impl Control {
             gateway_url: places.gateway_url,
         }
     }
+}
+
+/// A certificate for an agent.
+enum Issued {
+    /// Its first for this key.
+    New(Chain),
+    /// One more for a key that has one.
+    Again(Chain),
 }
 
 /// When the certificate of an agent was last renewed, in its status.
@@ -203,7 +233,9 @@ impl Reason {
     fn told(self) -> RenewRefusal {
         match self {
             Self::Revoked(record) => RenewRefusal::Revoked(record),
-            Self::Proof(_) | Self::Locked | Self::Gone => RenewRefusal::Refused,
+            Self::Proof(_) | Self::Locked | Self::Gone | Self::NotAnAgent | Self::Superseded => {
+                RenewRefusal::Refused
+            }
             Self::TooSoon => RenewRefusal::TooSoon,
             Self::Control(_) => RenewRefusal::Unavailable,
         }

@@ -12,8 +12,8 @@ mod world;
 use std::{sync::Arc, time::Duration};
 
 use culvert_certs::{
-    Authority, Identity, JoinRequest, JoinToken, KeyPair, LEAF_LIFETIME, RenewRequest,
-    SignedRecord, TokenSpec,
+    Authority, Credentials, Expect, Identity, JoinRequest, JoinToken, KeyPair, LEAF_LIFETIME,
+    RenewRequest, SignedRecord, TokenSpec, peer_leaf,
 };
 use culvert_control::{
     Control, JoinRefusal, RenewRefusal,
@@ -293,7 +293,7 @@ async fn a_member_renews_under_the_same_identity_with_a_new_key() {
     let answer = control.renew(&request, None).await.unwrap();
     assert_eq!(answer.id, member.identity);
     let bundle = Arc::clone(&member.bundle);
-    let renewed = culvert_certs::Credentials::new(answer.chain, next, bundle, world.now()).unwrap();
+    let renewed = Credentials::new(answer.chain, next, bundle, world.now()).unwrap();
     let (old, new) = (
         member.leaf(world.now()).unwrap(),
         renewed.leaf(world.now()).unwrap(),
@@ -425,4 +425,118 @@ async fn of_many_renewals_at_a_time_one_gets_a_certificate() {
     let outcomes = tasks.join_all().await;
     let issued = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     assert_eq!(issued, 1, "{outcomes:?}");
+}
+
+/// A renewal whose answer arrived.
+async fn renewed(world: &World, control: &Control, member: &Credentials) -> Credentials {
+    let next = KeyPair::generate().unwrap();
+    let request = RenewRequest::new(member, &next).unwrap();
+    let answer = control.renew(&request, None).await.unwrap();
+    Credentials::new(answer.chain, next, Arc::clone(&member.bundle), world.now()).unwrap()
+}
+
+const SUPERSEDED: &str = "the leaf was superseded: somebody has a copy of an earlier identity";
+
+#[tokio::test]
+async fn a_superseded_leaf_is_refused_and_audited_as_a_copy() {
+    let world = World::new();
+    let control = world.with_connector().await;
+    let copied = join(&world, &control).await;
+    world.pass(LEAF_LIFETIME / 2);
+    let first = renewed(&world, &control, &copied).await;
+    world.pass(LEAF_LIFETIME / 2);
+    let second = renewed(&world, &control, &first).await;
+    world.pass(LEAF_LIFETIME / 2);
+    let request = RenewRequest::new(&copied, &KeyPair::generate().unwrap()).unwrap();
+    let refused = control.renew(&request, Some(SOURCE)).await.unwrap_err();
+    assert!(matches!(refused, RenewRefusal::Refused), "{refused:?}");
+    assert_eq!(refusals(&control, "renew").await, [SUPERSEDED]);
+    // The agent itself goes on.
+    renewed(&world, &control, &second).await;
+}
+
+/// Planes read requests; whoever keeps one and plays it again must not hold the agent up.
+#[tokio::test]
+async fn a_renewal_that_is_played_again_changes_nothing() {
+    let world = World::new();
+    let control = world.with_connector().await;
+    let member = join(&world, &control).await;
+    let name = member.identity.agent().unwrap().agent.to_string();
+    let status = async || {
+        let tenant = acme();
+        let found = control.document(ResourceKind::Agent, Some(&tenant), &name);
+        found.await.unwrap().1
+    };
+    world.pass(LEAF_LIFETIME / 2);
+    let next = KeyPair::generate().unwrap();
+    let recorded = RenewRequest::new(&member, &next).unwrap();
+    let answer = control.renew(&recorded, None).await.unwrap();
+    let bundle = Arc::clone(&member.bundle);
+    let first = Credentials::new(answer.chain, next, bundle, world.now()).unwrap();
+    world.pass(LEAF_LIFETIME / 2);
+
+    // Between two renewals it gets the same certificate again, which ends when that one does.
+    let (before, events) = (status().await, audit(&control).await.len());
+    let again = control.renew(&recorded, None).await.unwrap();
+    let end = first.leaf(world.now()).unwrap().not_after;
+    let (bundle, now) = (&member.bundle, world.now());
+    let repeated = peer_leaf(&again.chain, bundle, Expect::Agent, now).unwrap();
+    assert_eq!(repeated.not_after, end);
+    assert_eq!(
+        (status().await, audit(&control).await.len()),
+        (before, events)
+    );
+    let second = renewed(&world, &control, &first).await;
+
+    // After the next one it is a superseded leaf's.
+    world.pass(LEAF_LIFETIME / 2);
+    let before = status().await;
+    let refused = control.renew(&recorded, None).await.unwrap_err();
+    assert!(matches!(refused, RenewRefusal::Refused), "{refused:?}");
+    assert_eq!(status().await, before);
+    renewed(&world, &control, &second).await;
+}
+
+/// The plane that lost an answer may play its request when the agent has asked again.
+#[tokio::test]
+async fn a_lost_request_that_comes_late_supersedes_nobody() {
+    let world = World::new();
+    let control = world.with_connector().await;
+    let member = join(&world, &control).await;
+    world.pass(LEAF_LIFETIME / 2);
+    let lost = RenewRequest::new(&member, &KeyPair::generate().unwrap()).unwrap();
+    control.renew(&lost, None).await.unwrap();
+    world.pass(Duration::from_secs(60));
+    let first = renewed(&world, &control, &member).await;
+    world.pass(Duration::from_secs(60));
+    control.renew(&lost, None).await.unwrap();
+    world.pass(LEAF_LIFETIME / 2);
+    renewed(&world, &control, &first).await;
+}
+
+/// A removed replica's disk is worth nothing at the door of those who renew.
+#[tokio::test]
+async fn a_plane_does_not_renew_where_agents_do() {
+    let world = World::new();
+    let control = world.open().await;
+    let mut plane =
+        culvert_control::resource::Document::new(ResourceKind::Plane, None, "ORF").unwrap();
+    plane.spec = world::spec(json!({"region": "US", "dns_names": ["gateway.test"]}));
+    put(&control, plane).await.unwrap();
+    let zone = "ORF".parse().unwrap();
+    let minted = control
+        .mint_plane_token(&operator(), &zone, TOKEN_LIFETIME)
+        .await
+        .unwrap();
+    let token: JoinToken = minted.text.expose().parse().unwrap();
+    let (asked, key) = request(&token);
+    let answer = control.join(&asked, SOURCE).await.unwrap();
+    let member = answer.into_credentials(&token, key, world.now()).unwrap();
+    let request = RenewRequest::new(&member, &KeyPair::generate().unwrap()).unwrap();
+    let refused = control.renew(&request, Some(SOURCE)).await.unwrap_err();
+    assert!(matches!(refused, RenewRefusal::Refused), "{refused:?}");
+    assert_eq!(
+        refusals(&control, "renew").await,
+        ["a plane does not renew here"]
+    );
 }

@@ -200,19 +200,7 @@ impl Plane {
                             "/v1/renew" => renew(&signer, &body),
                             other => panic!("asked for {other}"),
                         };
-                        let (status, body) = match (status, answer) {
-                            (None, Some(answer)) => {
-                                (200, serde_json::to_vec(&answer).expect("json"))
-                            }
-                            (None, None) => (
-                                403,
-                                br#"{"error":{"code":"refused","message":"no"}}"#.to_vec(),
-                            ),
-                            (Some(status), _) => (
-                                status,
-                                br#"{"error":{"code":"told","message":"so"}}"#.to_vec(),
-                            ),
-                        };
+                        let (status, body) = told(status, answer);
                         let mut response = Response::new(Full::new(Bytes::from(body)));
                         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
                         Ok::<_, Infallible>(response)
@@ -235,6 +223,16 @@ impl Plane {
 
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// Status and body of an answer.
+fn told(status: Option<u16>, answer: Option<JoinAnswer>) -> (u16, Vec<u8>) {
+    let error = |text: &str| format!(r#"{{"error":{text}}}"#).into_bytes();
+    match (status, answer) {
+        (None, Some(answer)) => (200, serde_json::to_vec(&answer).expect("json")),
+        (None, None) => (403, error(r#"{"code":"refused","message":"no"}"#)),
+        (Some(status), _) => (status, error(r#"{"code":"told","message":"so"}"#)),
     }
 }
 

@@ -248,8 +248,10 @@ impl Exchange<'_> {
             cut: self.peer.cut,
         };
         let (mut head, pump) = switching.agree(Response::from_parts(head, ()), side);
-        if !self.peer.pumps.start(pump) {
-            // The connection serves nobody any more.
+        if let Err(mut guard) = self.peer.pumps.start(pump) {
+            let what = "The connection serves nobody any more.";
+            guard.refused(&Problem::new(CallerCode::Overloaded, what));
+            head = Response::new(());
             *head.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         head.map(|()| EdgeAnswer(None))
@@ -453,7 +455,8 @@ mod tests {
             let terms = intake::terms(&head, &peer, &self.place, exchange.id).unwrap();
             let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
             let count = exchange.guard.bytes_in();
-            let payload = intake::payload(&endpoint.unwrap(), &terms, body, &self.budget, count);
+            let endpoint = endpoint.unwrap();
+            let payload = intake::payload(&endpoint, &terms, body, &self.budget, count);
             let mut payload = payload.await.unwrap();
             let target = Target {
                 connector: "dev".parse().unwrap(),

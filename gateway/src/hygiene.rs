@@ -148,6 +148,11 @@ fn clean_trailers(trailers: &mut HeaderMap) {
     remove_prefixed(trailers, &[OURS, "access-control-"]);
 }
 
+/// Removes a header in every spelling that some backend could read as it.
+pub fn remove_spelled(headers: &mut HeaderMap, name: &HeaderName) {
+    remove_where(headers, |own| own == name);
+}
+
 /// Whether the caller said that it reads trailers.
 pub fn wants_trailers(headers: &HeaderMap) -> bool {
     list(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))

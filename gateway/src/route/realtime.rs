@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use culvert_control::resource::Allow;
+use culvert_wire::ServiceKind;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{
@@ -19,7 +20,8 @@ const KEPT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// Where a realtime call goes, and the path and query that it goes with. One that names no model (a
-/// transcription) goes where a call about a stored response would.
+/// transcription) goes where a call about a stored response would. As nobody reads what is said then,
+/// and the model can be chosen there, the key must permit all that the service offers.
 pub fn destination(
     path: &str,
     wanted: Option<&str>,
@@ -28,12 +30,28 @@ pub fn destination(
 ) -> Result<(Target, String), Problem> {
     let Some(named) = Named::find(path)? else {
         let target = resolve::unnamed(wanted, None, catalog, allow)?;
-        return Ok((target, path.to_owned()));
+        return Ok((whole(target, catalog, allow)?, path.to_owned()));
     };
     let target = resolve::model(&named.model, catalog, allow)?;
     let id = target.model.as_deref().unwrap_or(&named.model);
     let path = named.with_model(path, id);
-    Ok((target, path))
+    Ok((whole(target, catalog, allow)?, path))
+}
+
+/// Of the services of a target those of which the key may call every model.
+fn whole(mut target: Target, catalog: &Catalog, allow: &Allow) -> Result<Target, Problem> {
+    let own = &target.connector;
+    let entry = catalog.connector(own.as_str()).map(|(_, entry)| entry);
+    target.services.retain(|name| {
+        let service = entry.and_then(|entry| entry.service(name, ServiceKind::Model));
+        let may = |model| allow.permits(own, name.as_str(), model);
+        may(None) || service.is_some_and(|service| service.models.iter().all(|id| may(Some(id))))
+    });
+    if target.services.is_empty() {
+        let what = "A realtime call can change its model unseen, and this key may not call all models of the service.";
+        return Err(Problem::new(CallerCode::ModelNotFound, what).about("model"));
+    }
+    Ok(target)
 }
 
 /// A path and query whose `model` has been found.
@@ -99,6 +117,7 @@ fn decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::catalog::{Connector, Service};
 
     #[test]
     fn only_the_name_changes() {
@@ -123,6 +142,44 @@ mod tests {
             assert_eq!(found.model, model);
             assert_eq!(found.with_model(target, "a/b"), sent);
         }
+    }
+
+    #[test]
+    fn a_key_for_some_models_has_no_conversation() {
+        let mut catalog = Catalog::default();
+        let service = Service {
+            name: "gpu".parse().unwrap(),
+            kind: ServiceKind::Model,
+            models: vec!["small".to_owned(), "big".to_owned()],
+        };
+        let connector = Connector {
+            linked: true,
+            services: vec![service],
+        };
+        catalog.insert("dev".parse().unwrap(), connector);
+        let go = |allow: &[&str], target: &str| {
+            let patterns = allow.iter().map(|text| text.parse().unwrap()).collect();
+            let found = destination(target, None, &catalog, &Allow::Only(patterns));
+            found
+                .map(|(_, path)| path)
+                .map_err(|problem| problem.code())
+        };
+        let (named, unnamed) = ("/v1/realtime?model=dev/small", "/v1/realtime?intent=x");
+        for target in [named, unnamed] {
+            let refused = go(&["dev/gpu:small"], target);
+            assert_eq!(refused, Err(CallerCode::ModelNotFound), "{target}");
+            for all in [
+                &["dev/gpu"][..],
+                &["dev/gpu:*"],
+                &["dev/gpu:small", "dev/gpu:big"],
+            ] {
+                assert!(go(all, target).is_ok(), "{all:?} {target}");
+            }
+        }
+        assert_eq!(
+            go(&["dev/gpu"], named).as_deref(),
+            Ok("/v1/realtime?model=small")
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use up::UpStream;
 
 use crate::{
     error::{CallerCode, Problem},
+    hygiene,
     route::endpoint::Endpoint,
 };
 use up::UpSender;
@@ -174,33 +175,36 @@ impl Switching {
 }
 
 /// Takes the key of a web page out of the sub-protocols that it offers, and puts it where keys are
-/// looked for, unless one is there. A backend never sees it.
+/// looked for, unless one is there. A backend never sees it, however it is written.
 pub fn take_key(headers: &mut HeaderMap) {
-    let offers: Vec<String> = headers
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(|offer| offer.trim().to_owned())
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let offers: Vec<Vec<u8>> = values
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .map(|offer| offer.trim_ascii().to_vec())
         .collect();
-    let (keys, rest): (Vec<_>, Vec<_>) = offers
-        .into_iter()
-        .partition(|offer| offer.starts_with(KEY_PROTOCOL));
-    let Some(key) = keys.first().and_then(|key| key.strip_prefix(KEY_PROTOCOL)) else {
-        return;
-    };
-    headers.remove(SEC_WEBSOCKET_PROTOCOL);
-    if let Ok(rest) = HeaderValue::from_str(&rest.join(", "))
+    hygiene::remove_spelled(headers, &SEC_WEBSOCKET_PROTOCOL);
+    let (keys, rest): (Vec<_>, Vec<_>) = offers.iter().partition(|offer| key_of(offer).is_some());
+    let rest: Vec<&[u8]> = rest.into_iter().map(Vec::as_slice).collect();
+    if let Ok(rest) = HeaderValue::from_bytes(&rest.join(&b", "[..]))
         && !rest.is_empty()
     {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, rest);
     }
-    if !KEYS.iter().any(|name| headers.contains_key(*name))
-        && let Ok(mut key) = HeaderValue::from_str(key)
+    let key = keys.first().and_then(|offer| key_of(offer));
+    if let Some(Ok(mut key)) = key.map(HeaderValue::from_bytes)
+        && !KEYS.iter().any(|name| headers.contains_key(*name))
     {
         key.set_sensitive(true);
         headers.insert(HeaderName::from_static(KEYS[0]), key);
     }
+}
+
+/// The key in an offer that is one.
+fn key_of(offer: &[u8]) -> Option<&[u8]> {
+    let (prefix, key) = offer.split_at_checked(KEY_PROTOCOL.len())?;
+    prefix
+        .eq_ignore_ascii_case(KEY_PROTOCOL.as_bytes())
+        .then_some(key)
 }
 
 /// The first protocol that a request of HTTP/1.1 offers and that may pass.
@@ -335,6 +339,18 @@ mod tests {
         assert_eq!(key(&[offers, ("authorization", "Bearer x")]), (None, rest));
         let alone = ("sec-websocket-protocol", "openai-insecure-api-key.k");
         assert_eq!(key(&[alone]), (Some("k".to_owned()), None));
+        let capitals = ("sec-websocket-protocol", "OpenAI-Insecure-API-Key.k");
+        assert_eq!(key(&[capitals]), (Some("k".to_owned()), None));
+        let mut odd = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xff, openai-insecure-api-key.k").unwrap();
+        odd.insert(SEC_WEBSOCKET_PROTOCOL, value);
+        odd.insert(
+            "sec_websocket_protocol",
+            HeaderValue::from_static("openai-insecure-api-key.k"),
+        );
+        take_key(&mut odd);
+        assert_eq!(odd[SEC_WEBSOCKET_PROTOCOL].as_bytes(), b"\xff");
+        assert!(!odd.contains_key("sec_websocket_protocol"));
         let none = ("sec-websocket-protocol", "graphql-ws");
         assert_eq!(key(&[none]), (None, Some("graphql-ws".to_owned())));
     }

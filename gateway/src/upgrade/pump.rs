@@ -247,9 +247,10 @@ impl Pumps {
         (Self(sender), pumping)
     }
 
-    /// Hands one over; false where nobody takes it.
-    pub fn start(&self, pump: Pump) -> bool {
-        self.0.try_send(pump).is_ok()
+    /// Hands one over; gives the request's record back where nobody takes it.
+    pub fn start(&self, pump: Pump) -> Result<(), Box<Guard>> {
+        let taken = self.0.try_send(pump);
+        taken.map_err(|refused| Box::new(refused.into_inner().side.guard))
     }
 }
 
@@ -320,14 +321,15 @@ mod tests {
         caller: DuplexStream,
         backend: mpsc::Sender<Result<Bytes, Cut>>,
         up: up::UpStream,
-        carried: tokio::task::JoinHandle<(Ended, u64, Guard)>,
+        carried: JoinSet<(Ended, u64, Guard)>,
     }
 
     fn case(after_end: Option<Duration>) -> Case {
         let (caller, ours) = duplex(64);
         let (backend, down) = mpsc::channel(4);
         let (sender, up) = up::channel();
-        let carried = tokio::spawn(async move {
+        let mut carried = JoinSet::new();
+        carried.spawn(async move {
             let metrics = EdgeMetrics::new(&mut Registry::default());
             let recorder = Recorder::new(metrics, mpsc::channel(1).0);
             let mut guard = recorder.begin(Record::default());
@@ -341,6 +343,10 @@ mod tests {
             up,
             carried,
         }
+    }
+
+    async fn ended(carried: &mut JoinSet<(Ended, u64, Guard)>) -> (Ended, u64, Guard) {
+        carried.join_next().await.unwrap().unwrap()
     }
 
     async fn next(up: &mut up::UpStream) -> Option<Bytes> {
@@ -365,7 +371,7 @@ mod tests {
             .unwrap();
         drop(case.backend);
         assert_eq!(read(&mut case.caller).await, b"down");
-        let (ended, bytes_in, mut guard) = case.carried.await.unwrap();
+        let (ended, bytes_in, mut guard) = ended(&mut case.carried).await;
         assert_eq!((ended, bytes_in), (Ended::Whole, 2));
         assert_eq!(guard.fields().bytes_out, 4);
     }
@@ -381,7 +387,7 @@ mod tests {
             .unwrap();
         drop(case.backend);
         assert_eq!(read(&mut case.caller).await, b"late");
-        assert_eq!(case.carried.await.unwrap().0, Ended::Whole);
+        assert_eq!(ended(&mut case.carried).await.0, Ended::Whole);
     }
 
     #[tokio::test(start_paused = true)]
@@ -390,7 +396,7 @@ mod tests {
         case.caller.shutdown().await.unwrap();
         assert_eq!(next(&mut case.up).await, None);
         let began = tokio::time::Instant::now();
-        assert_eq!(case.carried.await.unwrap().0, Ended::CallerGone);
+        assert_eq!(ended(&mut case.carried).await.0, Ended::CallerGone);
         assert_eq!(began.elapsed(), AFTER_END);
         assert!(case.backend.is_closed(), "the call is cancelled");
     }
@@ -400,7 +406,7 @@ mod tests {
         let mut case = case(None);
         let cut = Cut::Told(Problem::new(CallerCode::AnswerCut, "x."));
         case.backend.send(Err(cut)).await.unwrap();
-        let (ended, ..) = case.carried.await.unwrap();
+        let (ended, ..) = ended(&mut case.carried).await;
         assert!(matches!(ended, Ended::Cut(_)), "{ended:?}");
         assert!(case.up.frame().await.unwrap().is_err(), "neither upwards");
         assert_eq!(read(&mut case.caller).await, b"");
@@ -416,7 +422,7 @@ mod tests {
             .send(Ok(Bytes::from_static(b"x")))
             .await
             .unwrap();
-        assert_eq!(case.carried.await.unwrap().0, Ended::CallerGone);
+        assert_eq!(ended(&mut case.carried).await.0, Ended::CallerGone);
         assert!(case.backend.is_closed());
     }
 }

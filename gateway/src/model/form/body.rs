@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -20,6 +20,9 @@ use crate::{
     held::{BodyBudget, HeldBody, Share},
     limit::{self, Announced, Streamed},
 };
+
+/// What is held of a form is rewritten into one piece up to this size, as JSON bodies are.
+const COPY_LIMIT: usize = 64 * 1024;
 
 /// A form, read up to the end of its `model` part at least.
 pub struct Form<B> {
@@ -90,10 +93,13 @@ impl<B> Form<B> {
     /// The form with `name` as its model, and by how much that changes its length.
     pub fn with_model(self, name: &str) -> (FormUp<B>, i64) {
         let HeldBody { bytes, share } = self.held;
-        let first = replaced(&bytes[..self.settled], &self.found, name);
-        let change = signed(first.len()) - signed(self.settled);
+        let first = pieces(bytes.slice(..self.settled), &self.found, name);
+        let left: usize = first.iter().map(Bytes::len).sum();
+        let change = signed(left) - signed(self.settled);
         let up = FormUp {
-            first: Some((first, share)),
+            first: first.into_iter(),
+            left,
+            share: Some(share),
             scanner: self.scanner,
             rest: self.rest,
             trailers: None,
@@ -113,27 +119,30 @@ impl<B> fmt::Debug for Form<B> {
 }
 
 /// The beginning of a form with another text in its `model` part, and with the length that the part
-/// declares of itself set right.
-fn replaced(bytes: &[u8], found: &Found, name: &str) -> Bytes {
+/// declares of itself set right. A large one is not copied.
+fn pieces(bytes: Bytes, found: &Found, name: &str) -> Vec<Bytes> {
     let mut edits = vec![(found.at.clone(), name.to_owned())];
     if let Some(length) = &found.length {
         edits.push((length.clone(), name.len().to_string()));
     }
     edits.sort_by_key(|(at, _)| at.start);
-    let mut out = BytesMut::with_capacity(bytes.len() + name.len() + 8);
     let place = |position: u64| {
-        usize::try_from(position)
-            .unwrap_or(bytes.len())
-            .min(bytes.len())
+        let place = usize::try_from(position).unwrap_or(bytes.len());
+        place.min(bytes.len())
     };
+    let mut pieces = Vec::new();
     let mut from = 0;
     for (at, text) in edits {
-        out.put_slice(&bytes[from..place(at.start)]);
-        out.put_slice(text.as_bytes());
+        pieces.push(bytes.slice(from..place(at.start)));
+        pieces.push(Bytes::from(text));
         from = place(at.end);
     }
-    out.put_slice(&bytes[from..]);
-    out.freeze()
+    pieces.push(bytes.slice(from..));
+    pieces.retain(|piece| !piece.is_empty());
+    if bytes.len() <= COPY_LIMIT {
+        return vec![Bytes::from(pieces.concat())];
+    }
+    pieces
 }
 
 fn signed(length: usize) -> i64 {
@@ -142,7 +151,11 @@ fn signed(length: usize) -> i64 {
 
 /// A form on its way up: what was held, then the rest as it comes, looked through for a second model.
 pub struct FormUp<B> {
-    first: Option<(Bytes, Share)>,
+    first: std::vec::IntoIter<Bytes>,
+    /// Bytes of `first`.
+    left: usize,
+    /// Their share of the budget: until more is asked for, what was handed out waits for the tunnel.
+    share: Option<Share>,
     scanner: Box<Scanner>,
     rest: Option<Streamed<B>>,
     trailers: Option<Frame<Bytes>>,
@@ -150,9 +163,11 @@ pub struct FormUp<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> FormUp<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
-        if let Some((bytes, _share)) = self.first.take() {
+        if let Some(bytes) = self.first.next() {
+            self.left -= bytes.len();
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
+        self.share = None;
         loop {
             let Some(rest) = &mut self.rest else {
                 return Poll::Ready(self.trailers.take().map(Ok));
@@ -199,14 +214,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for FormUp<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_none() && self.trailers.is_none()
+        self.left == 0 && self.rest.is_none() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match (&self.first, &self.rest) {
-            (Some((bytes, _)), None) => SizeHint::with_exact(bytes.len() as u64),
-            (None, None) => SizeHint::with_exact(0),
-            (_, Some(_)) => SizeHint::default(),
+        match self.rest {
+            None => SizeHint::with_exact(self.left as u64),
+            Some(_) => SizeHint::default(),
         }
     }
 }
@@ -300,6 +314,37 @@ mod tests {
             up.collect().await.unwrap().to_bytes(),
             "\r\n--x\r\na: b\r\n\r\nfile\r\n--x--"
         );
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_the_tunnel_is_counted_and_not_copied() {
+        let budget = BodyBudget::new(1024 * 1024, EdgeMetrics::new(&mut Registry::default()));
+        let file = part("name=\"file\"", &"z".repeat(600 * 1024));
+        let begun = format!("{file}{}--x\r\n", part("name=\"model\"", "dev/m"));
+        let pieces = [begun.as_str(), "a: b\r\n\r\nfile\r\n--x--"];
+        let body = || {
+            Script::of(
+                pieces
+                    .map(|piece| Bytes::copy_from_slice(piece.as_bytes()))
+                    .into(),
+            )
+        };
+        let terms = (Announced::default(), None);
+        let read = || Form::read(BOUNDARY, terms, body(), &budget, Arc::default());
+        let form = read().await.unwrap();
+        let at = form.held.bytes.as_ptr();
+        let (mut up, _) = form.with_model("m");
+        let first = up.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(first.as_ptr() == at && first.len() > 600 * 1024);
+        let refused = read().await.unwrap_err();
+        assert_eq!(
+            refused.code(),
+            CallerCode::Overloaded,
+            "the first piece may still wait"
+        );
+        assert_eq!(up.frame().await.unwrap().unwrap().into_data().unwrap(), "m");
+        up.frame().await.unwrap().unwrap();
+        assert!(read().await.is_ok(), "the rest was asked for");
     }
 
     #[tokio::test]

@@ -18,7 +18,6 @@ mod headers;
 mod http_services;
 mod identity;
 mod join;
-mod keep_alive;
 mod kill;
 mod mcp;
 mod mcp_legacy;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use culvert_tests::client::Reply;
+use culvert_tests::key_proxy::KeyProxy;
 use culvert_tests::programs::Programs;
 use culvert_tests::sdk::{Node, Python};
 use culvert_tests::wait;
@@ -160,6 +161,51 @@ async fn public_servers_with_official_clients() {
     ])
     .await;
     node(&world, "stdio_public.mjs", &[("FOLDER", &folder)]).await;
+}
+
+/// What is about streams that the bridge opens only where there is more than an answer, and that a
+/// server on stdio has no way to break off.
+const OF_STREAMS: [&str; 2] = ["server-sse-multiple-streams", "server-sse-polling"];
+
+/// The official suite over HTTP, directly, and over stdio, through the tunnel.
+async fn conformance(revision: &str, passed: usize) {
+    let node = Node::ready().await.unwrap();
+    let world = fixture("").await;
+    let direct_url = format!("{}/mcp", world.tools.url());
+    let direct = node.conformance(&direct_url, revision).await.unwrap();
+    let proxy = KeyProxy::start(world.gateway.url(), &world.gateway.line.api_key).await;
+    let through_url = format!("{}/mcp/dev/{SERVICE}", proxy.as_ref().unwrap().url());
+    let through = node.conformance(&through_url, revision).await.unwrap();
+    let differences: Vec<String> = direct
+        .iter()
+        .filter(|(check, _)| !OF_STREAMS.contains(&check.scenario.as_str()))
+        .map(|(check, verdict)| (check, verdict, through.get(check)))
+        .filter(|(_, direct, through)| {
+            through.is_none_or(|through| through.status != direct.status)
+        })
+        .map(|(check, direct, through)| {
+            format!("{check:?}: direct {direct:?}, on stdio {through:?}")
+        })
+        .collect();
+    assert!(
+        differences.is_empty(),
+        "{differences:#?}\n{}",
+        world.gateway.process.log().text()
+    );
+    let successes = through
+        .values()
+        .filter(|verdict| verdict.status == "SUCCESS");
+    assert_eq!(successes.count(), passed);
+}
+
+#[tokio::test]
+async fn the_conformance_suite_of_2025_11_25() {
+    conformance("2025-11-25", 80).await;
+}
+
+#[tokio::test]
+async fn the_conformance_suite_of_2026_07_28() {
+    conformance("2026-07-28", 196).await;
 }
 
 #[tokio::test]

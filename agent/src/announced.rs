@@ -3,7 +3,8 @@
 //! Such a server answers GET with a stream of events, the first of which names the path that takes
 //! the messages of this one client. The name never leaves the agent: the caller is told a reference
 //! of our own, `?endpoint=<agent>.<random>` below the service's one url, and what is posted there goes
-//! to the announced path, of the same origin, for as long as the stream is open.
+//! to the announced path, of the same origin, for as long as the stream is open, and by whoever opened
+//! it: the same key of the same tenant, as the plane says.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,9 +14,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use culvert_certs::Identity;
+use culvert_wire::{Code, Open};
 use data_encoding::HEXLOWER;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{Method, Response, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use url::Url;
@@ -44,6 +46,23 @@ struct Endpoint {
     service: Weak<Service>,
     /// Path and query at its backend.
     target: String,
+    owner: Owner,
+}
+
+/// Who opened a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    tenant: String,
+    key_id: String,
+}
+
+impl Owner {
+    fn of(open: &Open) -> Self {
+        Self {
+            tenant: open.caller.tenant.clone(),
+            key_id: open.caller.key_id.clone(),
+        }
+    }
 }
 
 impl Announced {
@@ -56,30 +75,38 @@ impl Announced {
         }
     }
 
-    /// The call that a reference stands for, if it is one of this service.
+    /// What a call to a reference is, as long as that is good.
+    ///
+    /// # Errors
+    /// A reference that is not: as if there were no such service, which is not the refusal of a
+    /// call that may be made again otherwise.
     pub(crate) fn find(
         &self,
         service: &Arc<Service>,
-        method: &Method,
-        target: &str,
-    ) -> Option<Admitted> {
-        let reference = target.strip_prefix(REFERENCE)?;
-        let open = self.open();
-        let endpoint = open.get(reference).filter(|_| method == Method::POST)?;
-        let same = std::ptr::eq(endpoint.service.as_ptr(), Arc::as_ptr(service));
-        same.then(|| Admitted::endpoint(endpoint.target.clone()))
+        open: &Open,
+    ) -> Result<Option<Admitted>, Code> {
+        let reference = open.target.as_str().strip_prefix(REFERENCE);
+        let posts = service.def.kind == ServiceKind::Mcp && open.method == Method::POST;
+        let Some(reference) = reference.filter(|_| posts) else {
+            return Ok(None);
+        };
+        let known = self.open();
+        let endpoint = known.get(reference).filter(|endpoint| {
+            std::ptr::eq(endpoint.service.as_ptr(), Arc::as_ptr(service))
+                && endpoint.owner == Owner::of(open)
+        });
+        let endpoint = endpoint.ok_or(Code::UnknownService)?;
+        Ok(Some(Admitted::endpoint(endpoint.target.clone())))
     }
 
-    /// The answer to a call of `method`, whose announcement, should it begin with one, is replaced by
-    /// a reference.
+    /// The answer to a call, whose announcement, should it begin with one, is replaced by a reference.
     pub(crate) fn watch(
         self: &Arc<Self>,
         service: &Arc<Service>,
-        method: &Method,
+        open: &Open,
         reply: Response<ReplyBody>,
     ) -> Response<ReplyBody> {
-        let asked = service.def.kind == ServiceKind::Mcp && method == Method::GET;
-        let announces = asked && service.stdio.is_none() && reply.status() == StatusCode::OK;
+        let announces = may_announce(service, &open.method) && reply.status() == StatusCode::OK;
         if !announces || !is_event_stream(&reply) {
             return reply;
         }
@@ -91,17 +118,19 @@ impl Announced {
             stage: Stage::First(Events::default()),
             announced: Arc::clone(self),
             service: Arc::clone(service),
+            owner: Owner::of(open),
             entered: None,
         };
         Response::from_parts(head, ReplyBody::Boxed(announcing.boxed_unsync()))
     }
 
-    fn enter(self: &Arc<Self>, service: &Arc<Service>, target: String) -> Entered {
+    fn enter(self: &Arc<Self>, service: &Arc<Service>, target: String, owner: Owner) -> Entered {
         let random: [u8; 16] = rand::random();
         let reference = format!("{}.{}", self.agent, HEXLOWER.encode(&random));
         let endpoint = Endpoint {
             service: Arc::downgrade(service),
             target,
+            owner,
         };
         self.open().insert(reference.clone(), endpoint);
         Entered {
@@ -133,6 +162,7 @@ struct Announcing {
     stage: Stage,
     announced: Arc<Announced>,
     service: Arc<Service>,
+    owner: Owner,
     entered: Option<Entered>,
 }
 
@@ -165,7 +195,8 @@ impl Announcing {
             tracing::warn!(service = %self.service.name, "an MCP server announced an endpoint of another origin");
             BackendFailure::Protocol
         })?;
-        let entered = self.announced.enter(&self.service, target);
+        let owner = self.owner.clone();
+        let entered = self.announced.enter(&self.service, target, owner);
         let event = format!("event: endpoint\ndata: ?endpoint={}\n\n", entered.reference);
         self.entered = Some(entered);
         Ok(event)
@@ -242,6 +273,19 @@ fn first_event(
     }
     let out = out.freeze();
     Ok(Passed { out, over: false })
+}
+
+/// Whether the answer of a service to this method may begin with an announcement.
+fn may_announce(service: &Service, method: &Method) -> bool {
+    let over_http = service.def.kind == ServiceKind::Mcp && service.stdio.is_none();
+    over_http && method == Method::GET
+}
+
+/// Asks for an answer that can be read, where it may hold an announcement.
+pub(crate) fn ask_uncoded(service: &Service, method: &Method, headers: &mut HeaderMap) {
+    if may_announce(service, method) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
 }
 
 /// Whether an answer is a stream of events that can be read.

@@ -23,7 +23,7 @@ use http::header::{HeaderValue, TE, TRAILER};
 use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
-use crate::announced::Announced;
+use crate::announced::{self, Announced};
 use crate::audit::Audit;
 use crate::backend::{BackendFailure, Called, InFlight, SendError};
 use crate::caller::CallerDenied;
@@ -152,7 +152,7 @@ impl Calls {
         let (rules, method, target) = (&service.def.rules, &open.method, open.target.as_str());
         let admitted = match &open.upgrade {
             Some(protocol) => rules.admit_upgrade(method, target, protocol),
-            None => match self.announced.find(&service, method, target) {
+            None => match self.announced.find(&service, open)? {
                 Some(admitted) => Ok(admitted),
                 None => rules.admit(method, target),
             },
@@ -235,7 +235,7 @@ async fn carry(
     };
     let last = match reply {
         Ok(reply) => {
-            let reply = plan.announced.watch(&plan.service, &open.method, reply);
+            let reply = plan.announced.watch(&plan.service, open, reply);
             pass(reply, open, answer, record).await
         }
         Err(failure) => Last::Abort(code_of(failure)),
@@ -309,6 +309,7 @@ async fn send(
         .backend
         .head(open.method.clone(), &plan.admitted, outgoing.headers)
         .map_err(|_| Last::Refuse(Code::Policy))?;
+    announced::ask_uncoded(&plan.service, &open.method, &mut head.headers);
     if open.wants_trailers {
         head.headers
             .insert(TE, HeaderValue::from_static("trailers"));

@@ -308,7 +308,7 @@ impl Handler {
                 let message = payload.message();
                 let visit = self
                     .sessions
-                    .arrive(&key.tenant, &path, message, &mut terms)?;
+                    .arrive(key, &path, message, &mut terms)?;
                 let at = visit.target();
                 exchange.visit = Some(visit);
                 (target, at)

@@ -1,10 +1,11 @@
 //! A server of the old HTTP+SSE transport of MCP, whose endpoint is announced and never seen.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_tests::client::Events;
+use culvert_tests::client::{Client, Events};
 use culvert_tests::error::HarnessError;
 use culvert_tests::fault_io::FaultSwitch;
 use culvert_tests::sdk::Python;
@@ -71,6 +72,15 @@ fn empty(status: StatusCode) -> Response<Body> {
 
 /// A world whose service `old` is such a server, and the tasks that serve it.
 async fn world(endpoint: &'static str) -> (World, JoinSet<()>) {
+    let (old, serving) = old_server(endpoint).await;
+    (
+        world_of(&format!("http://{old}/team/sse"), "").await,
+        serving,
+    )
+}
+
+/// Where such a server is, and the tasks that serve it.
+async fn old_server(endpoint: &'static str) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let old = listener.local_addr().unwrap();
     let mut serving = JoinSet::new();
@@ -79,14 +89,14 @@ async fn world(endpoint: &'static str) -> (World, JoinSet<()>) {
         ..OldServer::default()
     });
     serving.spawn(async move { serve::serve(listener, server).await.unwrap() });
-    (world_of(&format!("http://{old}/team/sse")).await, serving)
+    (old, serving)
 }
 
-/// A world whose service `old` is at `url`.
-async fn world_of(url: &str) -> World {
+/// A world whose service `old` is at `url`, with more keys in its entry.
+async fn world_of(url: &str, more: &str) -> World {
     let file = format!(
         "services:
-  - {{ name: old, kind: mcp, url: \"{url}\" }}
+  - {{ name: old, kind: mcp, url: \"{url}\"{more} }}
   - {{ name: llm, kind: model, url: \"http://{{backend}}/v1\" }}
 "
     );
@@ -103,7 +113,7 @@ async fn the_official_client_and_server_of_the_old_transport() {
     let python = Python::ready().await.unwrap();
     let mut server = python.start("mcp_sse_server.py").unwrap();
     let Served { port } = server.json_line().await.unwrap();
-    let world = world_of(&format!("http://127.0.0.1:{port}/sse")).await;
+    let world = world_of(&format!("http://127.0.0.1:{port}/sse"), "").await;
     python
         .run("mcp_sse.py", &world.sdk_environment())
         .await
@@ -126,6 +136,18 @@ async fn next(events: &mut Events) -> Option<String> {
     next.unwrap()
 }
 
+/// What is announced.
+async fn reference(events: &mut Events) -> String {
+    loop {
+        let event = next(events).await.unwrap();
+        if event.contains("event: endpoint") {
+            let mut lines = event.lines();
+            let data = lines.find_map(|line| line.strip_prefix("data: "));
+            return data.unwrap().trim().to_owned();
+        }
+    }
+}
+
 async fn post(world: &World, path: &str) -> culvert_tests::client::Reply {
     let message = json!({"jsonrpc": "2.0", "id": 5, "method": "ping"});
     world.client().post(path, &message).await.unwrap()
@@ -135,18 +157,9 @@ async fn post(world: &World, path: &str) -> culvert_tests::client::Reply {
 async fn messages_go_to_the_announced_endpoint_which_nobody_outside_learns() {
     let (world, _serving) = world("/secret/messages?sid=7").await;
     let mut events = listen(&world).await.unwrap();
-    let announced = loop {
-        let event = next(&mut events).await.unwrap();
-        if event.contains("event: endpoint") {
-            break event;
-        }
-    };
-    assert!(!announced.contains("secret"), "{announced}");
-    let reference = announced
-        .lines()
-        .find_map(|line| line.strip_prefix("data: "));
-    let reference = reference.unwrap().trim().to_owned();
-    assert!(reference.starts_with("?endpoint="), "{announced}");
+    let reference = reference(&mut events).await;
+    assert!(!reference.contains("secret"), "{reference}");
+    assert!(reference.starts_with("?endpoint="), "{reference}");
     // As a client resolves it against the URL that it was given.
     let path = format!("{PATH}{reference}");
     let posted = post(&world, &path).await;
@@ -162,6 +175,11 @@ async fn messages_go_to_the_announced_endpoint_which_nobody_outside_learns() {
         let refused = post(&world, &made_up).await;
         assert_eq!(refused.status, 404, "{made_up}: {}", refused.text());
     }
+    let other = another_key(&world).await;
+    let message = json!({"jsonrpc": "2.0", "id": 5, "method": "ping"});
+    let refused = other.post(&path, &message).await.unwrap();
+    assert_eq!(refused.status, 404, "{}", refused.text());
+    assert_eq!(post(&world, &path).await.status, 202);
     // It ends with its stream.
     drop(events);
     let ended = culvert_tests::wait::until("the end of the endpoint", PATIENCE, || async {
@@ -173,6 +191,42 @@ async fn messages_go_to_the_announced_endpoint_which_nobody_outside_learns() {
         }
     });
     ended.await.unwrap();
+}
+
+/// A client with another key of the same tenant.
+async fn another_key(world: &World) -> Client {
+    let spec = json!({"name": "other", "spec": {"all": true}});
+    let keys = "/v1/tenants/dev/keys:create";
+    let made = world.admin().post(keys, &spec).await.unwrap();
+    let key = made.json()["key"].as_str().unwrap().to_owned();
+    let client = Client::new(world.gateway.url()).with_key(&key);
+    let known = culvert_tests::wait::until("the key is known", PATIENCE, || async {
+        let listed = client.get("/v1/models").await;
+        let listed = listed.map_err(|error| error.to_string())?;
+        if listed.status == 200 {
+            Ok(())
+        } else {
+            Err(listed.text())
+        }
+    });
+    known.await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_tool_that_is_not_allowed_is_no_session_that_is_gone() {
+    let (old, _serving) = old_server("/secret/messages?sid=7").await;
+    let url = format!("http://{old}/team/sse");
+    let world = world_of(&url, ", tools: { allow: [\"a*\"] }").await;
+    let mut events = listen(&world).await.unwrap();
+    let path = format!("{PATH}{}", reference(&mut events).await);
+    let call = |name: &str| json!({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": {"name": name, "arguments": {}}});
+    let client = world.client();
+    let refused = client.post(&path, &call("b")).await.unwrap();
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert_eq!(refused.json()["error"]["data"]["code"], "not_allowed");
+    let allowed = client.post(&path, &call("a1")).await.unwrap();
+    assert_eq!(allowed.status, 202, "{}", allowed.text());
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use culvert_certs::{AgentId, SessionKeyId, TenantName};
 use culvert_control::{
     ConfigSnapshot, PlaneKey,
     session_keys::{SESSION_LIFETIME, WrappedKey},
+    snapshot::KeyView,
 };
 use culvert_relay::{Affinity, CallFailed, FailCause, NoTarget, Route};
 use culvert_wire::Code;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use super::{era::Era, peek::Peek};
 use crate::{
     error::{CallerCode, Problem},
+    hygiene,
     intake::Terms,
     route::endpoint::ServicePath,
 };
@@ -53,6 +55,7 @@ pub struct Sessions {
 pub struct Visit {
     sessions: Sessions,
     tenant: TenantName,
+    /// What a session is bound to beside its tenant: the path, and the caller's key.
     route: String,
     stage: Stage,
 }
@@ -85,11 +88,11 @@ impl Sessions {
         Self { config, plane }
     }
 
-    /// Looks at a request of `tenant` to the server at `path`, and has its headers name the session
-    /// as the server knows it.
+    /// Looks at a request with `key` to the server at `path`, and has its headers name the session as
+    /// the server knows it.
     pub fn arrive(
         &self,
-        tenant: &TenantName,
+        key: &KeyView,
         path: &ServicePath,
         message: Option<&Peek>,
         terms: &mut Terms,
@@ -98,19 +101,21 @@ impl Sessions {
         // Agents read what servers announce in their streams.
         terms.headers.remove(ACCEPT_ENCODING);
         let query = terms.path.split_once('?').map(|(_, query)| query);
-        self.visit(tenant, path, era, query, &mut terms.headers)
+        self.visit(key, path, era, query, &mut terms.headers)
     }
 
     fn visit(
         &self,
-        tenant: &TenantName,
+        key: &KeyView,
         path: &ServicePath,
         era: Era,
         query: Option<&str>,
         headers: &mut HeaderMap,
     ) -> Result<Visit, Problem> {
-        let route = format!("{}/{}", path.connector, path.service);
+        // Whoever else of the tenant learns an id is not in the session.
+        let route = format!("{}/{} {}", path.connector, path.service, key.id);
         let presented = headers.remove(SESSION_ID);
+        hygiene::remove_spelled(headers, &SESSION_ID);
         let stage = match (query.and_then(endpoint), era, presented) {
             (Some(endpoint), _, _) => {
                 let (agent, _) = endpoint.split_once('.').ok_or_else(gone)?;
@@ -120,7 +125,7 @@ impl Sessions {
             (None, Era::Stateless, _) => Stage::Stateless,
             (None, Era::Sessions, None) => Stage::Fresh,
             (None, Era::Sessions, Some(presented)) => {
-                let session = self.open(tenant, &route, &presented, SystemTime::now());
+                let session = self.open(&key.tenant, &route, &presented, SystemTime::now());
                 let session = session.ok_or_else(gone)?;
                 headers.insert(SESSION_ID, session.upstream.clone());
                 Stage::Within(presented, session)
@@ -128,7 +133,7 @@ impl Sessions {
         };
         Ok(Visit {
             sessions: self.clone(),
-            tenant: tenant.clone(),
+            tenant: key.tenant.clone(),
             route,
             stage,
         })
@@ -208,8 +213,8 @@ impl Visit {
     pub fn failed(&self, failed: &CallFailed) -> Option<Problem> {
         let ended = match failed.cause {
             FailCause::NoTarget(NoTarget::OtherDefinition) => true,
-            // The agent knows no such endpoint any more.
-            FailCause::Agent(Code::Policy) => matches!(self.stage, Stage::Announced(..)),
+            // The agent knows no such endpoint any more, or has nobody's there but another's.
+            FailCause::Agent(Code::UnknownService) => matches!(self.stage, Stage::Announced(..)),
             FailCause::NoTarget(_)
             | FailCause::Head(_)
             | FailCause::AtCap
@@ -302,7 +307,7 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use culvert_control::{AuthorityKey, Control, ControlConfig};
+    use culvert_control::{AuthorityKey, Control, ControlConfig, resource::Allow};
     use culvert_relay::Transport;
     use culvert_wire::{ServiceKind, SessionId};
     use tempfile::TempDir;
@@ -312,17 +317,20 @@ mod tests {
     struct World {
         folder: TempDir,
         control: Control,
-        tenant: TenantName,
+        key: KeyView,
         sessions: Sessions,
     }
 
     impl World {
         async fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let key = AuthorityKey::from_file(&folder.path().join("authority.key"), true).unwrap();
+            let sealing = folder.path().join("authority.key");
+            let sealing = AuthorityKey::from_file(&sealing, true).unwrap();
             let domain = "culvert.test".parse().unwrap();
             let store = folder.path().join("culvert.redb");
-            let config = ControlConfig::embedded(&store, key, domain).await.unwrap();
+            let config = ControlConfig::embedded(&store, sealing, domain)
+                .await
+                .unwrap();
             let control = Control::open(config).await.unwrap();
             let dev = control.bootstrap_dev(None).await.unwrap();
             control.refresh().await.unwrap();
@@ -332,14 +340,14 @@ mod tests {
                 sessions: Sessions::new(control.snapshot(), plane),
                 folder,
                 control,
-                tenant: dev.tenant,
+                key: key(dev.tenant, "ci"),
             }
         }
 
         fn visit(&self, path: &str, headers: &mut HeaderMap) -> Result<Visit, Problem> {
             let path = ServicePath::parse(path).unwrap();
             self.sessions
-                .visit(&self.tenant, &path, Era::Sessions, None, headers)
+                .visit(&self.key, &path, Era::Sessions, None, headers)
         }
 
         /// The id that the caller gets when the server at `dev/tickets` says `upstream`.
@@ -356,6 +364,15 @@ mod tests {
                 Ok(_) => false,
                 Err(problem) => problem.code() == CallerCode::SessionNotFound,
             }
+        }
+    }
+
+    fn key(tenant: TenantName, id: &str) -> KeyView {
+        KeyView {
+            tenant,
+            id: id.to_owned(),
+            allow: Allow::All,
+            expires: None,
         }
     }
 
@@ -424,19 +441,23 @@ mod tests {
         let text = id.to_str().unwrap();
         let cut = HeaderValue::from_str(&text[..text.len() - 2]).unwrap();
         assert!(world.is_gone("dev/tickets", &cut));
-        let other: TenantName = "other".parse().unwrap();
         let path = ServicePath::parse("dev/tickets").unwrap();
-        let (headers, era) = (&mut with(id.clone()), Era::Sessions);
-        let foreign = world.sessions.visit(&other, &path, era, None, headers);
-        assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
+        for other in [
+            key("other".parse().unwrap(), "ci"),
+            key(world.key.tenant.clone(), "laptop"),
+        ] {
+            let (headers, era) = (&mut with(id.clone()), Era::Sessions);
+            let foreign = world.sessions.visit(&other, &path, era, None, headers);
+            assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
+        }
         // A plane that the keys were not wrapped for.
         let elsewhere = plane_key(&world.folder, "other.key");
         let elsewhere = Sessions::new(world.control.snapshot(), elsewhere);
         let headers = &mut with(id);
-        let foreign = elsewhere.visit(&world.tenant, &path, Era::Sessions, None, headers);
+        let foreign = elsewhere.visit(&world.key, &path, Era::Sessions, None, headers);
         assert_eq!(foreign.unwrap_err().code(), CallerCode::SessionNotFound);
         let fresh = elsewhere.visit(
-            &world.tenant,
+            &world.key,
             &path,
             Era::Sessions,
             None,
@@ -461,7 +482,9 @@ mod tests {
                 definition: [0; 32],
                 upstream: HeaderValue::from_static("s"),
             };
-            let sealed = world.sessions.seal(&world.tenant, "dev/tickets", &session);
+            let sealed = world
+                .sessions
+                .seal(&world.key.tenant, "dev/tickets ci", &session);
             assert_eq!(world.is_gone("dev/tickets", &sealed.unwrap()), is_gone);
         }
     }
@@ -473,7 +496,7 @@ mod tests {
         let path = ServicePath::parse("dev/tickets").unwrap();
         let visit = world
             .sessions
-            .visit(&world.tenant, &path, Era::Stateless, None, &mut request);
+            .visit(&world.key, &path, Era::Stateless, None, &mut request);
         let visit = visit.unwrap();
         assert!(request.is_empty() && visit.affinity().is_none());
         let mut answer = with(HeaderValue::from_static("s"));
@@ -489,7 +512,7 @@ mod tests {
             let headers = &mut HeaderMap::new();
             world
                 .sessions
-                .visit(&world.tenant, &path, Era::Sessions, Some(query), headers)
+                .visit(&world.key, &path, Era::Sessions, Some(query), headers)
         };
         let agent = AgentId::from_bytes([9; 16]);
         let named = format!("endpoint={agent}.00ff");

@@ -26,7 +26,17 @@ const MAX_HELD_BYTES: usize = 256 << 20;
 /// What a place stands for, in bytes.
 const PLACE_BYTES: usize = 1 << 10;
 /// Headers about the body as the caller wrote it.
-const OF_ANOTHER_BODY: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+const OF_ANOTHER_BODY: [&str; 7] = [
+    "content-type",
+    "content-encoding",
+    "content-length",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "content-md5",
+];
+/// Of these, what says how the body was.
+const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
 const _: () = assert!(MAX_HELD_BYTES >= 16 * MAX_MESSAGE_BYTES);
 
@@ -111,9 +121,8 @@ pub(crate) async fn outgoing(
     record.asked(request.method(), request.tools());
     policy.admit(&request)?;
     for name in OF_ANOTHER_BODY {
-        headers.remove(name);
+        remove(&mut headers, name);
     }
-    headers.remove(CONTENT_ENCODING);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONTENT_LENGTH, request.body.len().into());
     Ok(Outgoing {
@@ -173,6 +182,9 @@ where
     let (mut parts, body) = response.into_parts();
     if !is_plain(&parts.headers) {
         return Err(BackendFailure::Protocol);
+    }
+    for name in DIGESTS {
+        remove(&mut parts.headers, name);
     }
     let body = match Media::of(&parts.headers) {
         Media::Events => {
@@ -239,6 +251,15 @@ impl Media {
             "text/event-stream" => Self::Events,
             _ => Self::Other,
         }
+    }
+}
+
+/// Removes a header in every spelling that a server could take for it.
+fn remove(headers: &mut HeaderMap, name: &str) {
+    let is_it = |key: &&HeaderName| key.as_str().replace('_', "-") == name;
+    let spelt: Vec<HeaderName> = headers.keys().filter(is_it).cloned().collect();
+    for name in spelt {
+        headers.remove(name);
     }
 }
 

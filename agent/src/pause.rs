@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,14 @@ impl Paused {
         let text = serde_json::to_string(self).map_err(io::Error::other)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        // Whoever turns the switch, the agent reads it.
+        let owner = std::fs::metadata(state_dir)?;
+        for path in [&fresh, &directory] {
+            let own = std::fs::metadata(path)?;
+            if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
+                chown(path, Some(owner.uid()), Some(owner.gid()))?;
+            }
+        }
         std::fs::rename(&fresh, Self::path(state_dir))
     }
 

@@ -222,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_judged_is_cut() {
-        let got = collected(&["data: {\"a\":1,\"a\":2}\n\n"]).await;
+        let got = collected(&["data: {\"tools\":1,\"tools\":2}\n\n"]).await;
         assert_eq!(got, Err(BackendFailure::Protocol));
     }
 }

@@ -275,6 +275,7 @@ fn digest(def: &ServiceDef) -> [u8; 32] {
         for entry in allow {
             entry.methods.iter().for_each(|m| add("method", m.as_str()));
             entry.paths.iter().for_each(|p| add("path", &p.to_string()));
+            entry.upgrade.iter().for_each(|name| add("upgrade", name));
         }
     }
     if let Some(rule) = &def.require_caller {

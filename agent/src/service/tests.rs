@@ -251,7 +251,12 @@ fn the_digest_knows_the_definition_and_no_secret() {
     let digest_of = |yaml: &str| digest(&defs(yaml)[0]);
     let base = "services:\n  - { name: a, kind: http, url: 'http://h', headers: { x: KEY }, allow: [{ methods: [GET], paths: [/a] }] }\n";
     assert_eq!(digest_of(base), digest_of(&base.replace("KEY", "OTHER")));
-    for (from, to) in [("http://h", "http://i"), ("GET", "POST"), ("/a]", "/b]")] {
+    for (from, to) in [
+        ("http://h", "http://i"),
+        ("GET", "POST"),
+        ("/a]", "/b]"),
+        ("/a]", "/a], upgrade: [websocket]"),
+    ] {
         assert_ne!(
             digest_of(base),
             digest_of(&base.replace(from, to)),

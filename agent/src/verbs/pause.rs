@@ -48,29 +48,40 @@ pub(super) async fn turn(
         [] => "nothing is paused".to_owned(),
         held => format!("paused: {}", held.join(", ")),
     };
-    print(&match follows(config, &paused).await {
-        true => format!("{which}; calls that have begun finish"),
-        false => format!("{which}; no running agent has said that it follows"),
-    })
+    match follows(config, &paused).await {
+        Answer::Follows => print(&format!("{which}; calls that have begun finish")),
+        Answer::Nobody => print(&format!("{which}; no running agent answers")),
+        Answer::DoesNot => Err(AgentError::Unreachable(format!(
+            "the file says: {which}; but the agent on {} does not follow: is its state directory {}, and can it read that?",
+            config.health_listen,
+            config.state_dir.display()
+        ))),
+    }
+}
+
+/// What a running agent makes of it.
+enum Answer {
+    Follows,
+    Nobody,
+    DoesNot,
 }
 
 /// Whether a running agent shows the switch as it stands now.
-async fn follows(config: &Config, paused: &Paused) -> bool {
+async fn follows(config: &Config, paused: &Paused) -> Answer {
     let asking = async {
         loop {
             let Ok(status) = status::current(config.health_listen).await else {
-                return false;
+                return Answer::Nobody;
             };
             let as_told = |service: &crate::status::ServiceStatus| {
                 (service.state == PAUSED) == paused.holds(&service.name) || service.is_disabled()
             };
             if status.services.iter().all(as_told) {
-                return true;
+                return Answer::Follows;
             }
             tokio::time::sleep(LOOK).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .unwrap_or(false)
+    let answer = tokio::time::timeout(PATIENCE, asking).await;
+    answer.unwrap_or(Answer::DoesNot)
 }

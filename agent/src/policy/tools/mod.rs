@@ -120,6 +120,9 @@ impl ToolPolicy {
         let Some(data) = events::message(&event) else {
             return Ok(event);
         };
+        if !may_list(&data) {
+            return Ok(event);
+        }
         Ok(match self.filter(&data)? {
             Some(filtered) => events::with_data(&event, &filtered),
             None => event,
@@ -135,6 +138,12 @@ impl ToolPolicy {
             readers.insert(tool.name.clone());
         }
     }
+}
+
+/// Whether a message could have a member `tools`, however it is written: only `\u` hides a letter.
+fn may_list(message: &[u8]) -> bool {
+    let holds = |text: &[u8]| message.windows(text.len()).any(|at| at == text);
+    holds(b"tools") || holds(b"\\u")
 }
 
 impl NamePattern {
@@ -263,11 +272,17 @@ mod tests {
             policy.filter_event(event).expect("read"),
             "id: 3\nevent: message\ndata: {\"result\":{\"tools\":[]}}\n\n"
         );
-        let other = bytes::Bytes::from_static(b"event: endpoint\ndata: /x\n\n");
-        assert_eq!(policy.filter_event(other.clone()), Ok(other));
+        // Neither another kind of event nor a message that cannot list anything is read.
+        for other in [
+            "event: endpoint\ndata: /x\n\n",
+            "data: {\"a\":1,\"a\":2}\n\n",
+        ] {
+            let other = bytes::Bytes::from_static(other.as_bytes());
+            assert_eq!(policy.filter_event(other.clone()), Ok(other));
+        }
         assert!(
             policy
-                .filter_event(bytes::Bytes::from_static(b"data: {\n\n"))
+                .filter_event(bytes::Bytes::from_static(b"data: {\"tools\"\n\n"))
                 .is_err()
         );
     }

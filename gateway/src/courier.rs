@@ -1,5 +1,7 @@
 //! Carries what agents ask of control from the relay to it, and the answers back.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use culvert_certs::{JoinAnswer, RenewRequest};
 use culvert_control::{Control, RenewRefusal};
@@ -34,22 +36,31 @@ async fn answer(control: Control, request: ControlRequest) {
                 .map_err(told_to_stranger);
             reply.send(answer).is_ok()
         }
-        ControlRequest::Renew { request, reply, .. } => {
-            reply.send(renew(&control, &request).await).is_ok()
-        }
+        ControlRequest::Renew {
+            source,
+            request,
+            reply,
+        } => reply.send(renew(&control, &request, source).await).is_ok(),
     };
     if !heard {
         tracing::debug!("whoever asked control has gone");
     }
 }
 
-async fn renew(control: &Control, request: &[u8]) -> Result<Bytes, JoinRefusal> {
+async fn renew(
+    control: &Control,
+    request: &[u8],
+    source: SocketAddr,
+) -> Result<Bytes, JoinRefusal> {
     let request = RenewRequest::decode(request).map_err(|_| JoinRefusal::Refused)?;
     let answer = control
-        .renew(&request, None)
+        .renew(&request, Some(source))
         .await
         .map_err(|refusal| match refusal {
-            RenewRefusal::Revoked(_) | RenewRefusal::Refused => JoinRefusal::Refused,
+            RenewRefusal::Revoked(word) => {
+                JoinRefusal::Revoked(Bytes::copy_from_slice(word.as_bytes()))
+            }
+            RenewRefusal::Refused => JoinRefusal::Refused,
             RenewRefusal::TooSoon | RenewRefusal::Unavailable => JoinRefusal::Unavailable,
         })?;
     encode(&answer)

@@ -25,6 +25,8 @@ pub(crate) struct Ticket {
     pub(crate) admitted: Admitted,
     /// A new one, or the one that it joins.
     pub(crate) session: SessionId,
+    /// It joins that one.
+    pub(crate) attaches: bool,
     /// Earlier links of the same start that do not answer any more.
     pub(crate) replaced: Vec<Arc<LinkEntry<Link>>>,
 }
@@ -47,10 +49,14 @@ pub(crate) async fn admit_link(
         &core.plane.zone,
         SystemTime::now(),
     )?;
-    let standing = standing_links(core, &admitted, connection);
-    let (same, others): (Vec<_>, Vec<_>) = standing
+    let standing = standing_links(core, &admitted);
+    let (mut same, others): (Vec<_>, Vec<_>) = standing
         .into_iter()
         .partition(|link| link.instance == hello.instance);
+    // A start that has renewed meanwhile goes on beside what it had; another start on another key
+    // is no less a clone for that.
+    let key = connection.peer().key_digest;
+    same.retain(|link| link.handle.connection().peer().key_digest == key);
     if let Some(session) = hello.attach {
         if !same.iter().any(|link| link.id.session == session) {
             return Err(Rejected::NoSession);
@@ -58,6 +64,7 @@ pub(crate) async fn admit_link(
         return Ok(Ticket {
             admitted,
             session,
+            attaches: true,
             replaced: Vec::new(),
         });
     }
@@ -70,22 +77,18 @@ pub(crate) async fn admit_link(
     Ok(Ticket {
         admitted,
         session: SessionId::from_bytes(rand::rng().random()),
+        attaches: false,
         replaced: same,
     })
 }
 
-/// The links of this agent that use the same key.
-fn standing_links(
-    core: &Core,
-    admitted: &Admitted,
-    connection: &Connection,
-) -> Vec<Arc<LinkEntry<Link>>> {
+/// The links of this agent, whichever of its keys they use.
+fn standing_links(core: &Core, admitted: &Admitted) -> Vec<Arc<LinkEntry<Link>>> {
     let Some(tenant) = core.directory.tenant(&admitted.identity.tenant) else {
         return Vec::new();
     };
-    let key = connection.peer().key_digest;
     let mut links = tenant.links_of(admitted.identity.agent);
-    links.retain(|link| link.handle.is_open() && link.handle.connection().peer().key_digest == key);
+    links.retain(|link| link.handle.is_open());
     links
 }
 

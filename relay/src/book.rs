@@ -29,6 +29,10 @@ pub enum CapReached {
     /// More connections than one session may have.
     #[error("the session has {CONNECTIONS_MAX} connections, which is the limit")]
     Connections,
+    /// The session that the newcomer joins has lost its last connection meanwhile: its numbers
+    /// must not begin again.
+    #[error("the session has ended")]
+    Session,
 }
 
 /// A link that asks to be registered.
@@ -36,6 +40,8 @@ pub enum CapReached {
 pub(crate) struct Newcomer {
     /// A new one, or the one of this start that it joins.
     pub(crate) session: SessionId,
+    /// It joins that one.
+    pub(crate) attaches: bool,
     pub(crate) tenant: TenantName,
     pub(crate) connector: ConnectorName,
     pub(crate) agent: AgentId,
@@ -332,6 +338,9 @@ impl<H> Book<H> {
     }
 
     fn check_caps(&self, newcomer: &Newcomer) -> Result<(), CapReached> {
+        if newcomer.attaches && !self.sessions.contains_key(&newcomer.session) {
+            return Err(CapReached::Session);
+        }
         let of_session = |written: &&Written<H>| written.entry.id.session == newcomer.session;
         if self.links.iter().filter(of_session).count() >= usize::from(CONNECTIONS_MAX) {
             return Err(CapReached::Connections);

@@ -33,10 +33,18 @@ pub struct RelayConfig {
 /// What those may occupy who are not linked yet.
 #[derive(Debug, Clone, Copy)]
 pub struct DoorLimits {
-    /// Handshakes that may begin a second, over UDP and TCP together.
+    /// Handshakes that may begin a second, over UDP and TCP together; neither takes more than two
+    /// thirds of it, so that a storm of links leaves the public its part, and the other way round.
     pub handshakes_per_second: u32,
     /// Connections of one tenant that are proven and not registered.
     pub greeting: usize,
+}
+
+impl DoorLimits {
+    /// What may begin a second on UDP, or on TCP.
+    pub(crate) fn handshakes_of_one_door(&self) -> u32 {
+        self.handshakes_per_second.saturating_mul(2) / 3
+    }
 }
 
 impl Default for DoorLimits {

@@ -291,6 +291,7 @@ pub(crate) mod tests {
     ) -> Newcomer {
         Newcomer {
             session: SessionId::from_bytes([session; 16]),
+            attaches: false,
             tenant: "acme".parse().unwrap(),
             connector: "vpc".parse().unwrap(),
             agent: AgentId::from_bytes([agent; 16]),
@@ -688,6 +689,40 @@ pub(crate) mod tests {
         let rest = u32::from(CONNECTIONS_MAX) - 2;
         let _rest: Vec<_> = (0..rest).map(|_| attach().unwrap()).collect();
         assert_eq!(attach().unwrap_err(), CapReached::Connections);
+    }
+
+    /// Its numbers began again otherwise, and a call that was lost on one would be asked for nowhere.
+    #[test]
+    fn nobody_joins_a_session_that_has_lost_its_last_connection() {
+        let directory = Arc::new(Directory::new());
+        let attaching = || Newcomer {
+            attaches: true,
+            ..newcomer(1, 1, 1, llama())
+        };
+        let attach = || directory.register(attaching(), (), Instant::now());
+        let first = directory.register(newcomer(1, 1, 1, llama()), (), Instant::now());
+        drop(attach().unwrap());
+        drop(first);
+        assert_eq!(attach().unwrap_err(), CapReached::Session);
+    }
+
+    /// Two links may have the same number, should one be given again: they are told apart all the same.
+    #[test]
+    fn a_link_that_goes_strikes_itself_and_not_another_of_its_number() {
+        let directory = Arc::new(Directory::new());
+        let now = Instant::now();
+        let first = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        let tenant = directory.tenant(&acme()).unwrap();
+        tenant.strike(first.entry());
+        let second = directory
+            .register(newcomer(1, 1, 1, llama()), (), now)
+            .unwrap();
+        assert_eq!(first.entry().id, second.entry().id);
+        drop(first);
+        assert_eq!(second.entry().state(), LinkState::Serving);
+        assert_eq!(tenant.links_of(second.entry().agent).len(), 1);
     }
 
     #[test]

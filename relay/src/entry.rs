@@ -3,20 +3,21 @@
 //! Identity and tenant are proven by then, so that everything which does not depend on the `Hello`
 //! is decided at once: who is not welcome costs no more than its handshake did. One thing is owed
 //! to it: an agent believes that it was revoked by control's signed statement only, and that travels
-//! in the answer to a `Hello`. So a few of those who are turned away may greet, for a short time;
-//! all others are closed with the code alone, and come again after their back-off.
+//! in the answer to a `Hello`. So a few of those for whom there is such a statement may greet, for a
+//! short time; all others are closed with the code alone, which tells them as much.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use culvert_certs::{Identity, PeerLeaf, TenantName};
+use culvert_certs::{AgentId, AgentIdentity, Identity, PeerLeaf, TenantName};
+use culvert_tunnel::RatePer;
 
 use crate::config::DoorLimits;
 use crate::limits::{
-    MAX_GREETING, MAX_TURNED_AWAY, MAX_TURNED_AWAY_PER_TENANT, NEW_LINKS_PER_SECOND,
+    MAX_GREETING, MAX_GREETING_PER_AGENT, MAX_TURNED_AWAY, MAX_TURNED_AWAY_PER_AGENT,
+    NEW_LINKS_PER_SECOND,
 };
-use crate::policy::{Rejected, admit};
-use crate::rate::RatePer;
+use crate::policy::{Rejected, admit, statement};
 use crate::relay::{Core, Phase};
 use crate::slots::{Slot, Slots};
 
@@ -26,12 +27,17 @@ pub(crate) struct Entry {
     new_links: RatePer<TenantName>,
     /// Those who are welcome, until they are registered.
     greeting: Arc<Slots<TenantName>>,
-    /// Those who are not, until they were told.
-    turned_away: Arc<Slots<TenantName>>,
+    greeting_agents: Arc<Slots<AgentId>>,
+    /// Those who were revoked, until they were told.
+    turned_away: Arc<Slots<AgentId>>,
 }
 
 /// What a connection holds until it is registered or gone.
-pub(crate) type Place = Slot<TenantName>;
+#[derive(Debug)]
+pub(crate) struct Place {
+    _agent: Slot<AgentId>,
+    _tenant: Option<Slot<TenantName>>,
+}
 
 /// How a peer is received.
 #[derive(Debug)]
@@ -49,16 +55,24 @@ impl Entry {
         Self {
             new_links: RatePer::new(NEW_LINKS_PER_SECOND, NEW_LINKS_PER_SECOND),
             greeting: Slots::new(MAX_GREETING, limits.greeting),
-            turned_away: Slots::new(MAX_TURNED_AWAY, MAX_TURNED_AWAY_PER_TENANT),
+            greeting_agents: Slots::new(MAX_GREETING, MAX_GREETING_PER_AGENT),
+            turned_away: Slots::new(MAX_TURNED_AWAY, MAX_TURNED_AWAY_PER_AGENT),
         }
     }
 
     /// Takes a place among those who are to greet.
-    fn admit(&self, tenant: &TenantName, now: Instant) -> Result<Place, Rejected> {
-        if !self.new_links.take(tenant, now) {
+    fn admit(&self, agent: &AgentIdentity, now: Instant) -> Result<Place, Rejected> {
+        // Whoever finds no place costs its tenant no permit.
+        let silent = Rejected::TooManySilent;
+        let own = self.greeting_agents.take(&agent.agent).ok_or(silent)?;
+        let place = self.greeting.take(&agent.tenant).ok_or(silent)?;
+        if !self.new_links.take(&agent.tenant, now) {
             return Err(Rejected::TooFast);
         }
-        self.greeting.take(tenant).ok_or(Rejected::TooManySilent)
+        Ok(Place {
+            _agent: own,
+            _tenant: Some(place),
+        })
     }
 }
 
@@ -70,14 +84,30 @@ impl Core {
         };
         let admitted = self
             .admits(leaf)
-            .and_then(|()| self.entry.admit(&agent.tenant, Instant::now()));
+            .and_then(|()| self.entry.admit(agent, Instant::now()));
         match admitted {
             Ok(place) => Reception::Welcome(place),
-            Err(rejected) => match self.entry.turned_away.take(&agent.tenant) {
+            Err(rejected) => match self.place_to_be_told(leaf, agent.agent, rejected) {
                 Some(place) => Reception::Tell(rejected, place),
                 None => Reception::Close(rejected),
             },
         }
+    }
+
+    /// Only control's statement says more than the code does.
+    fn place_to_be_told(
+        &self,
+        leaf: &PeerLeaf,
+        agent: AgentId,
+        rejected: Rejected,
+    ) -> Option<Place> {
+        let is_stated =
+            rejected == Rejected::Revoked && statement(leaf, &self.admission.borrow()).is_some();
+        let place = is_stated.then(|| self.entry.turned_away.take(&agent))??;
+        Some(Place {
+            _agent: place,
+            _tenant: None,
+        })
     }
 
     fn admits(&self, leaf: &PeerLeaf) -> Result<(), Rejected> {

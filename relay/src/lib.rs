@@ -104,7 +104,7 @@
 //! # The TCP side
 //!
 //! The same port number on TCP takes `culvert-join/1`: one bounded `POST /v1/join`, or `/v1/renew` of
-//! a member whose leaf has expired, handed out as a [`ControlRequest`]. TLS connections that speak of no culvert protocol go to the embedder's
+//! an agent whose leaf has expired, handed out as a [`ControlRequest`]. TLS connections that speak of no culvert protocol go to the embedder's
 //! [`Edge`], if it has one.
 
 mod admit;
@@ -127,7 +127,6 @@ mod metrics;
 mod parking;
 mod policy;
 mod ports;
-mod rate;
 mod relay;
 mod renewal;
 mod replay;

@@ -17,11 +17,16 @@ pub const NEW_LINKS_PER_SECOND: u32 = 50;
 pub const MAX_GREETING: usize = 1_024;
 /// The same of one tenant: what its rate of new links lets in within two seconds.
 pub const MAX_GREETING_PER_TENANT: usize = 2 * NEW_LINKS_PER_SECOND as usize;
-/// Proven connections that are turned away and may greet first, to be told why in control's words;
+/// The same of one agent, so that one which dials and says nothing leaves its tenant the rest: it
+/// has a session here and may be replacing its connections.
+pub const MAX_GREETING_PER_AGENT: usize = 8;
+/// From the end of the handshake to the `Hello`, which an agent sends with its first packets.
+pub const GREETING_WAIT: Duration = Duration::from_secs(5);
+/// Proven connections that were revoked and may greet first, to be told so in control's words;
 /// the others are closed with the code alone.
 pub const MAX_TURNED_AWAY: usize = 64;
-/// The same of one tenant.
-pub const MAX_TURNED_AWAY_PER_TENANT: usize = 16;
+/// The same of one agent: it, and whoever has a copy of its key.
+pub const MAX_TURNED_AWAY_PER_AGENT: usize = 2;
 /// How long one that is turned away may take to greet: an agent does so with its first packet.
 pub const TURNED_AWAY_WAIT: Duration = Duration::from_secs(2);
 /// Least time between two rebuilds of one tenant's view.
@@ -72,24 +77,25 @@ pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 pub const TLS_HELLO_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of a TLS hello; a post-quantum one with a long chain of extensions needs 2 KiB.
 pub const TLS_HELLO_BYTES: usize = 16 * 1024;
-/// How long the rest of a TLS handshake may take.
+/// How long a TLS handshake may have to wait for its turn, and how long it may then take.
 pub const TLS_HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
-/// TCP connections that may be in their handshake; further ones are closed at once.
+/// TCP connections that may be in their handshake, or have not sent their join request yet; further
+/// ones are closed at once.
 pub const MAX_TCP_PENDING: usize = 1_024;
 /// The same from one address: a quarter, so that nobody closes the port alone, and yet a site
-/// behind one address, or a balancer that hides its clients, does not notice.
+/// behind one address does not notice. Where a balancer hides its clients all of them are that one
+/// address: a balancer in front of this port has to keep their addresses.
 pub const MAX_TCP_PENDING_PER_SOURCE: usize = 256;
-/// Joins that may be under way. Each is short where nobody stalls it, and control takes few at a time.
+/// Joins and renewals of strangers that control may have at a time. A place is taken for as long as
+/// control works on it, whatever the stranger does: slow requests are counted as pending.
 pub const MAX_JOINS: usize = 64;
 /// The same from one address.
 pub const MAX_JOINS_PER_SOURCE: usize = 16;
 
 /// Bytes of a join request's body: a CSR, a signature and an id.
 pub const JOIN_BODY_BYTES: usize = 16 * 1024;
-/// How long a join request's head may take.
-pub const JOIN_HEAD_WAIT: Duration = Duration::from_secs(5);
-/// How long a join request's body may take.
-pub const JOIN_BODY_WAIT: Duration = Duration::from_secs(5);
+/// How long a join request may take, head and body together.
+pub const JOIN_REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// How long control may take to answer a join.
 pub const JOIN_ANSWER_WAIT: Duration = Duration::from_secs(15);
 /// How long a whole join connection may live, whatever it sends.
@@ -131,7 +137,8 @@ pub const DRAIN_SMEAR: Duration = Duration::from_secs(2);
 const _: () = assert!(MAX_GREETING_PER_TENANT < MAX_GREETING);
 const _: () =
     assert!(MAX_RENEWALS_PER_TENANT < MAX_RENEWALS && MAX_RENEWALS <= MAX_CONTROL_REQUESTS);
-const _: () = assert!(MAX_TURNED_AWAY_PER_TENANT < MAX_TURNED_AWAY);
+const _: () = assert!(MAX_GREETING_PER_AGENT < MAX_GREETING_PER_TENANT);
+const _: () = assert!(MAX_TURNED_AWAY_PER_AGENT < MAX_TURNED_AWAY);
 const _: () = assert!(MAX_TCP_PENDING_PER_SOURCE < MAX_TCP_PENDING);
 const _: () = assert!(MAX_JOINS_PER_SOURCE < MAX_JOINS && MAX_JOINS <= MAX_CONTROL_REQUESTS);
 const _: () = assert!(REPLAY_CALL_BYTES <= REPLAY_TOTAL_BYTES);
@@ -142,6 +149,5 @@ const _: () =
     assert!(PARKED_LINK_BYTES <= PARKED_TENANT_BYTES && PARKED_TENANT_BYTES <= PARKED_TOTAL_BYTES);
 const _: () = assert!(MAX_ATTEMPTS >= 2);
 const _: () = assert!(
-    JOIN_CONNECTION_WAIT.as_secs()
-        > JOIN_ANSWER_WAIT.as_secs() + JOIN_BODY_WAIT.as_secs() + JOIN_HEAD_WAIT.as_secs()
+    JOIN_CONNECTION_WAIT.as_secs() > JOIN_ANSWER_WAIT.as_secs() + JOIN_REQUEST_WAIT.as_secs()
 );

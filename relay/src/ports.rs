@@ -74,10 +74,10 @@ impl Ports {
         if !links.path().buffers().suffice() {
             tracing::warn!(buffers = ?links.path().buffers(), "the kernel grants small UDP buffers");
         }
-        let rate = Arc::new(HandshakeRate::new(config.doors.handshakes_per_second));
-        let tcp = TcpPort::new(listener, tls.join(), desk, edge, Arc::clone(&rate));
+        let rate = || HandshakeRate::new(config.doors.handshakes_of_one_door());
+        let tcp = TcpPort::new(listener, tls.join(), desk, edge, rate());
         Ok(Self {
-            links: links.with_handshake_rate(rate),
+            links: links.with_handshake_rate(rate()),
             tcp,
             tls,
             address,

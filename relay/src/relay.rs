@@ -22,7 +22,7 @@ use crate::directory::Directory;
 use crate::dispatch;
 use crate::entry::Entry;
 use crate::handle::Link;
-use crate::join::{ControlRequest, JoinDesk};
+use crate::join::{ControlRequest, JoinDesk, JoinInputs};
 use crate::limits::{DRAIN_MARGIN, MAX_CONTROL_REQUESTS, REPLAY_TOTAL_BYTES};
 use crate::link::LinkEntry;
 use crate::metrics::Metrics;
@@ -104,7 +104,13 @@ impl Relay {
         };
         let (control, requests) = mpsc::channel(MAX_CONTROL_REQUESTS);
         let metrics = Metrics::default();
-        let desk = JoinDesk::new(control.clone(), metrics.clone());
+        let renewals = Renewals::new();
+        let desk = JoinDesk::new(JoinInputs {
+            control: control.clone(),
+            credentials: credentials.clone(),
+            renewals: renewals.clone(),
+            metrics: metrics.clone(),
+        });
         let ports = Ports::bind(&config, &first, reset_keys, desk, edge).await?;
         let address = ports.address();
         let core = Core {
@@ -118,7 +124,7 @@ impl Relay {
             replay: ReplayMemory::new(REPLAY_TOTAL_BYTES),
             parking: Arc::new(Parking::new(config.parked)),
             entry: Entry::new(config.doors),
-            renewals: Renewals::new(),
+            renewals,
             sessions: TaskTracker::new(),
             uploads: TaskTracker::new(),
             config,

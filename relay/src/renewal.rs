@@ -3,19 +3,20 @@
 //! Each costs control a signature and a write, so an agent has one under way at a time, over all
 //! its links, and a tenant no more than its share of what control works on at once.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_certs::{AgentId, AgentIdentity, PeerLeaf, TenantName};
-use culvert_wire::{Code, Renewed};
+use culvert_certs::{AgentId, AgentIdentity, TenantName};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::join::{ControlRequest, JoinRefusal, ask_control};
-use crate::limits::{MAX_RENEWALS, MAX_RENEWALS_PER_TENANT, RENEW_ANSWER_WAIT};
+use crate::limits::{MAX_RENEWALS, MAX_RENEWALS_PER_TENANT};
 use crate::slots::{Slot, Slots};
 
 /// The renewals that are under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Renewals {
     agents: Arc<Slots<AgentId>>,
     tenants: Arc<Slots<TenantName>>,
@@ -46,23 +47,20 @@ impl Renewals {
 }
 
 impl Turn {
-    /// Asks control, and gives what the agent is told.
+    /// Asks control; the turn ends with its answer, or with `wait`.
     pub(crate) async fn carry(
         self,
         control: &mpsc::Sender<ControlRequest>,
-        leaf: PeerLeaf,
+        source: SocketAddr,
         request: Bytes,
-    ) -> Renewed {
+        wait: Duration,
+    ) -> Result<Bytes, JoinRefusal> {
         let (reply, answer) = oneshot::channel();
         let asked = ControlRequest::Renew {
-            leaf: Some(leaf),
+            source,
             request,
             reply,
         };
-        match ask_control(control, asked, answer, RENEW_ANSWER_WAIT).await {
-            Ok(issued) => Renewed::Issued(issued),
-            Err(JoinRefusal::Refused) => Renewed::Refused(Code::NotAllowed),
-            Err(JoinRefusal::Unavailable) => Renewed::Refused(Code::Busy),
-        }
+        ask_control(control, asked, answer, wait).await
     }
 }

@@ -341,6 +341,7 @@ mod tests {
         };
         assert_eq!(spread(&directory, &bound, 20), BTreeMap::from([(2, 20)]));
         drop(links.remove(1));
+        directory.publish_due(Instant::now() + 2 * REBUILD_EVERY);
         assert_eq!(obstacle(&directory, &bound), NoTarget::OtherDefinition);
     }
 

@@ -14,7 +14,8 @@ use tokio::time::sleep;
 
 use crate::directory::Registration;
 use crate::handle::{Errand, Link};
-use crate::limits::{LIFETIME_CHECK, LIFETIME_CHECK_MIN, REVOKED_NOTICE};
+use crate::join::JoinRefusal;
+use crate::limits::{LIFETIME_CHECK, LIFETIME_CHECK_MIN, RENEW_ANSWER_WAIT, REVOKED_NOTICE};
 use crate::metrics::{LinkCount, LinkLabels};
 use crate::policy::{Rejected, keep, service_bound, statement};
 use crate::relay::{Core, Phase};
@@ -160,19 +161,25 @@ impl Serving {
 
     /// Carries a request for a certificate to control, and control's answer back.
     fn renew(&mut self, request: Bytes) {
-        let leaf = self.connection.peer().clone();
-        let turn = leaf
-            .identity
+        let peer = &self.connection.peer().identity;
+        let turn = peer
             .agent()
             .and_then(|agent| self.core.renewals.begin(agent));
         let Some(turn) = turn else {
             let busy = Renewed::Refused(Code::Busy);
             return order(&self.orders, AcceptorCommand::Renewed(busy));
         };
-        let control = self.core.control.clone();
+        let (control, source) = (self.core.control.clone(), self.connection.remote());
         self.work.spawn(async move {
-            let renewed = turn.carry(&control, leaf, request).await;
-            Some(AcceptorCommand::Renewed(renewed))
+            let carried = turn.carry(&control, source, request, RENEW_ANSWER_WAIT);
+            Some(AcceptorCommand::Renewed(match carried.await {
+                Ok(issued) => Renewed::Issued(issued),
+                // The statement itself comes over the link.
+                Err(JoinRefusal::Refused | JoinRefusal::Revoked(_)) => {
+                    Renewed::Refused(Code::NotAllowed)
+                }
+                Err(JoinRefusal::Unavailable) => Renewed::Refused(Code::Busy),
+            }))
         });
     }
 

@@ -9,16 +9,16 @@ use std::time::Instant;
 
 use culvert_tunnel::Connection;
 use culvert_tunnel::control::DriveEnd;
-use culvert_wire::{Acceptor, AcceptorCommand, AcceptorEvent, Hello, Reject};
+use culvert_wire::{Acceptor, AcceptorCommand, AcceptorEvent, Code, Hello, Reject};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{self, timeout, timeout_at};
 
 use crate::admit::{Ticket, admit_link};
 use crate::book::Newcomer;
 use crate::directory::Registration;
 use crate::entry::{Place, Reception};
 use crate::handle::{Errand, Link};
-use crate::limits::{CONTROL_EVENTS, CONTROL_ORDERS, TURNED_AWAY_WAIT};
+use crate::limits::{CONTROL_EVENTS, CONTROL_ORDERS, GREETING_WAIT, TURNED_AWAY_WAIT};
 use crate::policy::{Rejected, service_bound, statement};
 use crate::relay::Core;
 use crate::serving::{Serving, order};
@@ -28,22 +28,25 @@ pub(crate) async fn run(core: Arc<Core>, connection: Connection) {
     match core.receive(connection.peer()) {
         Reception::Welcome(place) => drive(core, connection, place, None).await,
         Reception::Tell(rejected, place) => {
-            let told = drive(core.clone(), connection.clone(), place, Some(rejected));
+            note_turned_away(&core, &connection, rejected);
+            let told = drive(core, connection.clone(), place, Some(rejected));
             if timeout(TURNED_AWAY_WAIT, told).await.is_err() {
-                close(&core, &connection, rejected);
+                connection.close(rejected.code(), "");
             }
         }
-        Reception::Close(rejected) => close(&core, &connection, rejected),
+        Reception::Close(rejected) => {
+            note_turned_away(&core, &connection, rejected);
+            connection.close(rejected.code(), "");
+        }
     }
 }
 
-/// Turns a connection away without a word but the code.
-fn close(core: &Core, connection: &Connection, rejected: Rejected) {
+/// Counts it once, whichever way the peer is then told.
+fn note_turned_away(core: &Core, connection: &Connection, rejected: Rejected) {
     let (code, peer) = (rejected.code(), &connection.peer().identity);
-    // At debug: whoever does this may do it often.
-    tracing::debug!(%peer, remote = %connection.remote(), %code, reason = %rejected, "turned away");
+    // No louder than a refused handshake: whoever does this may do it as often.
+    tracing::info!(%peer, remote = %connection.remote(), %code, reason = %rejected, "link rejected");
     core.metrics.refused(code);
-    connection.close(code, "");
 }
 
 /// Runs the control stream to its end. Who is turned away is told so in answer to its `Hello`.
@@ -54,7 +57,9 @@ async fn drive(
     turned_away: Option<Rejected>,
 ) {
     let peer = connection.peer().identity.to_string();
-    let Ok(stream) = connection.accept_control().await else {
+    let greet_by = time::Instant::now() + GREETING_WAIT;
+    let Ok(Ok(stream)) = timeout_at(greet_by, connection.accept_control()).await else {
+        connection.close(Code::Protocol, "");
         return tracing::debug!(%peer, "no control stream");
     };
     let (orders, commands) = mpsc::channel(CONTROL_ORDERS);
@@ -65,6 +70,7 @@ async fn drive(
         orders,
         events,
         place,
+        greet_by,
     };
     let driver = stream.drive(Acceptor::new(Instant::now()), commands, tell);
     let (end, ()) = tokio::join!(driver, session.live(turned_away));
@@ -87,6 +93,7 @@ struct Session {
     events: mpsc::Receiver<AcceptorEvent>,
     /// It is counted until it is registered.
     place: Place,
+    greet_by: time::Instant,
 }
 
 impl Session {
@@ -95,7 +102,7 @@ impl Session {
             return;
         };
         if let Some(rejected) = turned_away {
-            return self.reject(rejected).await;
+            return self.tell(rejected).await;
         }
         let registered = match admit_link(&self.core, &self.connection, &hello).await {
             Ok(ticket) => self.register(ticket, hello),
@@ -107,20 +114,30 @@ impl Session {
         }
     }
 
-    /// Waits for the `Hello`; the machine ends whoever is late.
+    /// Waits for the `Hello`, and ends whoever is late.
     async fn greeted(&mut self) -> Option<Hello> {
         // The machine's first event, and it has no other one before it is ordered something.
-        if let AcceptorEvent::Hello(hello) = self.events.recv().await? {
-            return Some(*hello);
+        match timeout_at(self.greet_by, self.events.recv()).await {
+            Ok(Some(AcceptorEvent::Hello(hello))) => Some(*hello),
+            Ok(_) => None,
+            Err(_) => {
+                self.connection.close(Code::Protocol, "no greeting in time");
+                None
+            }
         }
-        None
     }
 
-    async fn reject(mut self, rejected: Rejected) {
+    async fn reject(self, rejected: Rejected) {
         let code = rejected.code();
         let peer = &self.connection.peer().identity;
         tracing::warn!(%peer, remote = %self.connection.remote(), %code, reason = %rejected, "link rejected");
         self.core.metrics.refused(code);
+        self.tell(rejected).await;
+    }
+
+    /// Answers the `Hello` with a rejection, and with control's statement where there is one.
+    async fn tell(mut self, rejected: Rejected) {
+        let code = rejected.code();
         let is_revoked = rejected == Rejected::Revoked;
         let signed =
             is_revoked.then(|| statement(self.connection.peer(), &self.core.admission.borrow()));
@@ -144,10 +161,12 @@ impl Session {
         let Ticket {
             admitted,
             session,
+            attaches,
             replaced,
         } = ticket;
         let newcomer = Newcomer {
             session,
+            attaches,
             tenant: admitted.identity.tenant.clone(),
             connector: admitted.identity.connector.clone(),
             agent: admitted.identity.agent,
@@ -178,6 +197,7 @@ impl Session {
             orders,
             events,
             place,
+            ..
         } = self;
         drop(place);
         order(

@@ -5,9 +5,10 @@
 //! speak of culvert goes to the embedder with a certificate of its choice. No client certificate
 //! is asked for on either.
 //!
-//! A connection holds a place until its handshake is done, and a join one of few others from then
-//! on, so that newcomers who say nothing occupy neither the public edge nor those who join. What
-//! goes to the edge holds none: its embedder counts it. Handshakes share their rate with the links'.
+//! A connection holds a place until its handshake is done, and a join for as long as it lives, so
+//! that newcomers who say nothing occupy what their address may occupy and no more. What goes to
+//! the edge holds none: its embedder counts it. Handshakes have a rate of their own beside the
+//! links', and wait for their turn in it.
 
 use std::future::pending;
 use std::io;
@@ -17,24 +18,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use culvert_tunnel::HandshakeRate;
+use culvert_tunnel::{HandshakeRate, Source};
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::join::JoinDesk;
 use crate::limits::{
-    MAX_JOINS, MAX_JOINS_PER_SOURCE, MAX_TCP_PENDING, MAX_TCP_PENDING_PER_SOURCE,
-    TLS_HANDSHAKE_WAIT, TLS_HELLO_BYTES, TLS_HELLO_WAIT,
+    MAX_TCP_PENDING, MAX_TCP_PENDING_PER_SOURCE, TLS_HANDSHAKE_WAIT, TLS_HELLO_BYTES,
+    TLS_HELLO_WAIT,
 };
 use crate::relay::Phase;
-use crate::slots::{Slot, Slots, Source};
+use crate::slots::{Slot, Slots};
 
 /// How the embedder takes over connections that are neither links nor joins.
 #[derive(Debug, Clone)]
@@ -69,9 +70,7 @@ struct Doors {
     join_tls: watch::Receiver<Arc<ServerConfig>>,
     desk: JoinDesk,
     edge: Option<Edge>,
-    rate: Arc<HandshakeRate>,
-    /// Places of those who join.
-    joins: Arc<Slots<Source>>,
+    rate: HandshakeRate,
 }
 
 /// Why a connection was closed without having been served.
@@ -89,8 +88,6 @@ enum Closed {
     NoSuchDoor,
     #[error("too many handshakes begin at the moment")]
     TooFast,
-    #[error("too many join at the moment")]
-    JoinsFull,
     #[error("the edge does not take any more connections")]
     EdgeFull,
 }
@@ -104,14 +101,13 @@ impl TcpPort {
         join_tls: watch::Receiver<Arc<ServerConfig>>,
         desk: JoinDesk,
         edge: Option<Edge>,
-        rate: Arc<HandshakeRate>,
+        rate: HandshakeRate,
     ) -> Self {
         let doors = Arc::new(Doors {
             join_tls,
             desk,
             edge,
             rate,
-            joins: Slots::new(MAX_JOINS, MAX_JOINS_PER_SOURCE),
         });
         Self {
             listener,
@@ -189,21 +185,18 @@ impl Doors {
         &self,
         stream: TcpStream,
         source: SocketAddr,
-        place: Slot<Source>,
+        _place: Slot<Source>,
     ) -> Result<(), Closed> {
         let start = read_hello(stream).await?;
         match Door::of(start.client_hello().alpn()) {
             Door::Join => {
-                let stream = self.handshake(start, &self.join_tls).await?;
-                let joins = self.joins.take(&Source::of(source));
-                let _place = joins.ok_or(Closed::JoinsFull)?;
-                drop(place);
+                let stream = self.handshake(start, source, &self.join_tls).await?;
                 self.desk.serve(stream, source).await;
                 Ok(())
             }
             Door::Edge => {
                 let edge = self.edge.as_ref().ok_or(Closed::NoSuchDoor)?;
-                let stream = self.handshake(start, &edge.tls).await?;
+                let stream = self.handshake(start, source, &edge.tls).await?;
                 edge.connections
                     .try_send(EdgeConnection { stream, source })
                     .map_err(|_| Closed::EdgeFull)
@@ -215,9 +208,12 @@ impl Doors {
     async fn handshake(
         &self,
         start: StartHandshake<TcpStream>,
+        source: SocketAddr,
         tls: &watch::Receiver<Arc<ServerConfig>>,
     ) -> Result<TlsStream<TcpStream>, Closed> {
-        if !self.rate.take(Instant::now().into_std()) {
+        // Its place is held meanwhile: so many wait, and no more.
+        let source = Source::of(source);
+        if !self.rate.wait(source, TLS_HANDSHAKE_WAIT).await {
             return Err(Closed::TooFast);
         }
         let tls = tls.borrow().clone();

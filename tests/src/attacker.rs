@@ -48,6 +48,20 @@ pub enum Outcome {
     Closed(ConnectionError),
 }
 
+impl Outcome {
+    /// The code of ours with which it was turned away, in a frame or in the close alone.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Rejected(code) => Some(*code),
+            Self::Closed(ConnectionError::ApplicationClosed(close)) => {
+                Some(Code::from_transport(close.error_code.into_inner()))
+            }
+            Self::Welcome(_) | Self::Closed(_) => None,
+        }
+    }
+}
+
 /// An agent that dials with papers of its choice; sessions of TLS are resumed if the other end lets it.
 #[derive(Debug)]
 pub struct FalseAgent {

@@ -30,7 +30,10 @@ async fn identities_that_prove_nothing_here_get_no_link_and_learn_no_reason() {
         } else {
             TestAgent::new(credentials, echo()).dial(&world, None).await
         };
-        let reason = closed(dialled);
+        let reason = match dialled {
+            Err(NoLink::TurnedAway(code)) => code.to_string(),
+            other => closed(other),
+        };
         assert!(
             !reason.contains("issuer") && !reason.contains("role"),
             "{name}: {reason}"
@@ -182,8 +185,9 @@ async fn a_link_ends_with_the_life_of_its_certificate() {
     world.until_links(0).await;
     // In the last second of its life the relay says why, after it the handshake says nothing.
     match agent.dial(&world, None).await {
-        Err(NoLink::Rejected(reject)) => assert_eq!(reject.code, Code::Expired),
+        Err(NoLink::TurnedAway(code)) => assert_eq!(code, Code::Expired),
         Err(NoLink::Closed(_)) => {}
+        Err(other) => panic!("{other:?}"),
         Ok(link) => panic!("an expired agent is linked: {:?}", link.welcome),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use culvert_certs::{Credentials, Expect, Identity, tls};
 use culvert_tunnel::control::DriveEnd;
 use culvert_tunnel::{
-    Arrival, Connection, Dialer, IncomingCall, Piece, Target, UdpOptions, Verify,
+    Arrival, Connection, ConnectionEnd, Dialer, IncomingCall, Piece, Target, UdpOptions, Verify,
 };
 use culvert_wire::{
     Answer, CallMemory, Code, DialerCommand, DialerEvent, Head, Hello, InstanceId, Offer, Reject,
@@ -62,8 +62,19 @@ pub(crate) struct TestLink {
 #[derive(Debug)]
 pub(crate) enum NoLink {
     Rejected(Reject),
+    /// The connection was closed with this code before there was an answer.
+    TurnedAway(Code),
     /// The connection was closed without a word on the control stream, or never stood.
     Closed(String),
+}
+
+impl From<ConnectionEnd> for NoLink {
+    fn from(end: ConnectionEnd) -> Self {
+        match end {
+            ConnectionEnd::Peer { code, .. } => Self::TurnedAway(code),
+            other => Self::Closed(other.to_string()),
+        }
+    }
 }
 
 impl TestAgent {
@@ -125,10 +136,7 @@ impl TestAgent {
         connection: Connection,
         attach: Option<SessionId>,
     ) -> Result<TestLink, NoLink> {
-        let stream = connection
-            .open_control()
-            .await
-            .map_err(|error| NoLink::Closed(error.to_string()))?;
+        let stream = connection.open_control().await.map_err(NoLink::from)?;
         let hello = Hello {
             version: VERSION,
             features: Vec::new(),
@@ -147,7 +155,8 @@ impl TestAgent {
         let welcome = match done("the greeting", told.recv()).await {
             Some(DialerEvent::Welcome(welcome)) => welcome,
             Some(DialerEvent::Rejected(reject)) => return Err(NoLink::Rejected(reject)),
-            other => return Err(NoLink::Closed(format!("{other:?}"))),
+            Some(other) => return Err(NoLink::Closed(format!("{other:?}"))),
+            None => return Err(done("the close", connection.closed()).await.into()),
         };
         tasks.spawn(self.serve(connection.clone()));
         let (pass, events) = mpsc::channel(256);
@@ -315,11 +324,12 @@ pub(crate) fn silent(cancelled: Arc<AtomicUsize>) -> Script {
     })
 }
 
-/// The code of a rejection in order.
+/// The code with which a dial was turned away, in a rejection or at the door.
 pub(crate) fn rejected(outcome: Result<TestLink, NoLink>) -> Code {
     match outcome {
         Ok(link) => panic!("the link stands: {:?}", link.welcome),
         Err(NoLink::Rejected(reject)) => reject.code,
+        Err(NoLink::TurnedAway(code)) => code,
         Err(other) => panic!("not rejected in order: {other:?}"),
     }
 }
@@ -329,6 +339,7 @@ pub(crate) fn closed(outcome: Result<TestLink, NoLink>) -> String {
     match outcome {
         Err(NoLink::Closed(reason)) => reason,
         Err(NoLink::Rejected(reject)) => panic!("got as far as a rejection: {reject:?}"),
+        Err(NoLink::TurnedAway(code)) => panic!("got as far as the door: {code:?}"),
         Ok(link) => panic!("the link stands: {:?}", link.welcome),
     }
 }

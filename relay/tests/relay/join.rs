@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use culvert_certs::{JoinAnswer, JoinRequest, JoinSubject, JoinToken, KeyPair, TokenSpec, tls};
+use culvert_certs::{
+    Authority, Credentials, JoinAnswer, JoinRequest, JoinSubject, JoinToken, KeyPair, RenewRequest,
+    TokenSpec, tls,
+};
 use culvert_relay::{ControlRequest, Edge, JoinRefusal};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,37 +121,103 @@ async fn a_join_is_handed_to_control_and_its_answer_comes_back() {
     assert_eq!(serde_json::from_str::<JoinAnswer>(body).unwrap(), answer);
 }
 
+fn renewal(credentials: &Credentials) -> Vec<u8> {
+    let next = KeyPair::generate().unwrap();
+    let request = RenewRequest::new(credentials, &next).unwrap();
+    request.encode().unwrap()
+}
+
+/// The credentials of an agent whose leaf is past its end.
+fn expired(world: &World) -> Credentials {
+    let hour = Duration::from_secs(3_600);
+    let long_ago = SystemTime::now() - 2 * hour;
+    let identity = world.agent().identity;
+    world
+        .authority
+        .enroll(&identity, &[], hour, long_ago)
+        .unwrap()
+}
+
+async fn post_renewal(world: &World, body: &[u8]) -> TlsStream<TcpStream> {
+    let mut stream = tls(world).await;
+    let length = body.len();
+    let head = format!("POST /v1/renew HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body).await.unwrap();
+    stream
+}
+
+/// A world that is old enough for agents whose leaf has expired.
+async fn old_world() -> World {
+    let born = SystemTime::now() - Duration::from_secs(24 * 3_600);
+    let authority = Authority::create("culvert.test".parse().unwrap(), born).unwrap();
+    World::of(authority, Plan::default()).await
+}
+
 /// Without a link, and with nothing believed but the proof that the request carries.
 #[tokio::test]
-async fn a_renewal_of_an_expired_member_is_handed_to_control_and_its_answer_comes_back() {
-    let mut world = World::new().await;
-    let head = "POST /v1/renew HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
-    for (answer, expected) in [
-        (Ok(Bytes::from_static(b"{\"id\":1}")), "200"),
-        (Err(JoinRefusal::Refused), "403"),
-        (Err(JoinRefusal::Unavailable), "503"),
+async fn a_renewal_of_an_expired_agent_is_handed_to_control_and_its_answer_comes_back() {
+    let mut world = old_world().await;
+    let sent = renewal(&expired(&world));
+    let word = Bytes::from_static(b"control's words");
+    for (answer, expected, holds) in [
+        (Ok(Bytes::from_static(b"{\"id\":1}")), "200", "{\"id\":1}"),
+        (Err(JoinRefusal::Refused), "403", "\"refused\""),
+        (
+            Err(JoinRefusal::Revoked(word)),
+            "403",
+            "\"signed\":\"Y29udHJvbCdzIHdvcmRz\"",
+        ),
+        (Err(JoinRefusal::Unavailable), "503", "\"unavailable\""),
     ] {
-        let mut stream = tls(&world).await;
-        stream
-            .write_all(format!("{head}a request").as_bytes())
-            .await
-            .unwrap();
+        let mut stream = post_renewal(&world, &sent).await;
         let asked = done("the request", world.control.recv()).await.unwrap();
         let ControlRequest::Renew {
-            leaf,
+            source,
             request,
             reply,
         } = asked
         else {
             panic!("{asked:?}")
         };
-        assert!(leaf.is_none());
-        assert_eq!(request, "a request");
+        assert_eq!(request, sent);
+        assert_eq!(source, stream.get_ref().0.local_addr().unwrap());
         reply.send(answer).unwrap();
         let text = rest(&mut stream).await;
         assert_eq!(status(&text), expected);
-        assert_eq!(text.ends_with("{\"id\":1}"), expected == "200");
+        assert!(text.contains(holds), "{text}");
     }
+}
+
+/// What the relay can see for itself costs control nothing.
+#[tokio::test]
+async fn only_an_expired_agent_with_a_proof_renews_at_the_door_and_once_at_a_time() {
+    let mut world = old_world().await;
+    let agent = expired(&world);
+    let mut forged = RenewRequest::new(&agent, &KeyPair::generate().unwrap()).unwrap();
+    forged.csr = KeyPair::generate().unwrap().csr().unwrap();
+    let hour = Duration::from_secs(3_600);
+    let long_ago = SystemTime::now() - 2 * hour;
+    let identity = plane(&world.authority).identity;
+    let replica = world
+        .authority
+        .enroll(&identity, &[], hour, long_ago)
+        .unwrap();
+    for (sent, expected) in [
+        (b"no renewal".to_vec(), "400"),
+        (forged.encode().unwrap(), "403"),
+        (renewal(&replica), "403"),
+        (renewal(&world.agent()), "503"),
+    ] {
+        let mut stream = post_renewal(&world, &sent).await;
+        assert_eq!(status(&rest(&mut stream).await), expected);
+        assert!(world.control.try_recv().is_err());
+    }
+    let _first = post_renewal(&world, &renewal(&agent)).await;
+    let asked = done("the request", world.control.recv()).await.unwrap();
+    let mut second = post_renewal(&world, &renewal(&agent)).await;
+    assert_eq!(status(&rest(&mut second).await), "503");
+    drop(asked);
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! What an operator sees: counters, and the account of the links.
 
 use culvert_wire::Code;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::BodyExt as _;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-use crate::agent::{NoLink, TestAgent, refuse};
-use crate::world::{World, acme, get, post, text};
+use crate::agent::{NoLink, TestAgent, head, refuse, script};
+use crate::world::{World, acme, done, get, post, text};
 
 #[tokio::test]
 async fn the_counters_have_their_names_and_no_tenant() {
@@ -65,6 +67,36 @@ async fn the_counters_have_their_names_and_no_tenant() {
         !exposed.contains(acme().as_str()),
         "a tenant's name is in\n{exposed}"
     );
+}
+
+/// HTTP leaves a body once it has the declared bytes, and does not look for its end.
+#[tokio::test]
+async fn an_answer_read_to_its_declared_end_counts_as_whole() {
+    let world = World::new().await;
+    let mut registry = Registry::default();
+    world.relay.metrics().register(&mut registry);
+    let declared = script(|mut call, _| async move {
+        let mut four = head(StatusCode::OK);
+        four.headers
+            .insert("content-length", HeaderValue::from_static("4"));
+        call.answer.accept().await.unwrap();
+        call.answer.head(four).await.unwrap();
+        call.answer.data("data".into()).await.unwrap();
+        call.answer.end(HeaderMap::new()).await.unwrap();
+    });
+    let _link = TestAgent::new(world.agent(), declared).link(&world).await;
+    let answered = world.call(get()).await.unwrap();
+    // All of it is here once a later answer is.
+    let later = world.call(get()).await.unwrap();
+    drop(text(later).await);
+    let mut body = answered.response.into_body();
+    let piece = done("the piece", body.frame()).await.unwrap().unwrap();
+    assert_eq!(piece.into_data().unwrap(), "data");
+    drop(body);
+    let mut exposed = String::new();
+    encode(&mut exposed, &registry).unwrap();
+    let line = "culvert_relay_requests_total{kind=\"http\",code=\"ok\"} 2";
+    assert!(exposed.lines().any(|found| found == line), "{exposed}");
 }
 
 #[tokio::test]

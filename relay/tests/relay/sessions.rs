@@ -1,6 +1,7 @@
 //! The sessions of an agent beside each other, and what they carry.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use culvert_relay::{ClonePolicy, ControlRequest, FailCause, JoinRefusal, LinkState, NoTarget};
@@ -124,6 +125,29 @@ async fn only_the_same_start_with_the_same_key_may_attach() {
     assert_eq!(rejected(agent.dial(&world, session).await), Code::Busy);
 }
 
+/// A copy of an agent's past that has renewed is on a key of its own, and a clone all the same.
+#[tokio::test]
+async fn a_clone_on_another_key_is_a_clone_and_a_renewed_start_is_none() {
+    let world = World::with(Plan {
+        clones: ClonePolicy::Refuse,
+        ..Plan::default()
+    })
+    .await;
+    let agent = TestAgent::echo(&world);
+    let _first = agent.link(&world).await;
+    let hour = Duration::from_secs(3_600);
+    let identity = &agent.credentials.identity;
+    let other_key = world
+        .authority
+        .enroll(identity, &[], hour, SystemTime::now())
+        .unwrap();
+    let clone = TestAgent::new(other_key.clone(), echo());
+    assert_eq!(rejected(clone.dial(&world, None).await), Code::Clone);
+    let mut renewed = TestAgent::new(other_key, echo());
+    renewed.instance = agent.instance;
+    let _second = renewed.link(&world).await;
+}
+
 #[tokio::test]
 async fn a_clone_is_refused_or_served_by_policy_and_a_dead_one_is_no_clone() {
     let world = World::with(Plan {
@@ -193,7 +217,7 @@ async fn a_renewal_is_carried_to_control_and_back() {
             .await;
         let asked = done("the request", world.control.recv()).await.unwrap();
         let ControlRequest::Renew {
-            leaf,
+            source,
             request,
             reply,
         } = asked
@@ -201,7 +225,7 @@ async fn a_renewal_is_carried_to_control_and_back() {
             panic!("{asked:?}")
         };
         assert_eq!(request, "a request");
-        assert_eq!(leaf.unwrap().identity, agent.credentials.identity);
+        assert!(source.ip().is_loopback());
         reply.send(answer).unwrap();
         let renewed = link.event("the answer", |event| {
             if let DialerEvent::Renewed(renewed) = event {

@@ -57,6 +57,10 @@ pub const REFUSE_ABOVE: usize = 1_024;
 /// links that stand need the rest.
 pub const HANDSHAKES_PER_CORE: u32 = 300;
 
+/// Sources that it takes to use up a door's handshakes: one of them takes the part of one. Where a
+/// balancer hides its clients, all of them are one source.
+pub const SOURCES_THAT_FILL_A_DOOR: u32 = 3;
+
 /// First packets that quinn keeps for a connection not yet accepted, bytes.
 pub const INCOMING_BUFFER: u64 = 16 << 10;
 

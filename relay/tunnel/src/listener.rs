@@ -15,11 +15,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::Connection;
 use crate::error::ConnectionEnd;
-use crate::flood::{FloodLimits, HandshakeRate, Verdict};
+use crate::flood::{Address, FloodLimits, HandshakeRate, Verdict};
 use crate::keys::ResetKeys;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::quic::{EndpointError, listening_endpoint, server_config};
 use crate::quiet;
+use crate::source::Source;
 use crate::stream::error_code;
 use crate::udp_path::{UdpOptions, UdpPath};
 
@@ -32,7 +33,7 @@ pub struct QuicListener {
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     config: Arc<ServerConfig>,
     flood: FloodLimits,
-    rate: Arc<HandshakeRate>,
+    rate: HandshakeRate,
     open: Arc<AtomicUsize>,
 }
 
@@ -58,7 +59,7 @@ impl QuicListener {
             tls,
             config: Arc::new(config),
             flood: FloodLimits::default(),
-            rate: Arc::new(HandshakeRate::new(HandshakeRate::per_second_here())),
+            rate: HandshakeRate::new(HandshakeRate::per_second_here()),
             open: Arc::default(),
         })
     }
@@ -70,9 +71,9 @@ impl QuicListener {
         self
     }
 
-    /// Shares a rate of handshakes with other doors, in place of one of its own.
+    /// Sets another rate of handshakes than this machine's whole.
     #[must_use]
-    pub fn with_handshake_rate(mut self, rate: Arc<HandshakeRate>) -> Self {
+    pub fn with_handshake_rate(mut self, rate: HandshakeRate) -> Self {
         self.rate = rate;
         self
     }
@@ -101,8 +102,13 @@ impl QuicListener {
         loop {
             let incoming = self.endpoint.accept().await?;
             let (open, now) = (self.open_handshakes(), Instant::now().into_std());
-            let validated = incoming.remote_address_validated();
-            match self.flood.judge(open, validated, &self.rate, now) {
+            let source = Source::of(incoming.remote_address());
+            let address = if incoming.remote_address_validated() {
+                Address::Proven
+            } else {
+                Address::Claimed
+            };
+            match self.flood.judge(open, source, address, &self.rate, now) {
                 Verdict::Begin => {
                     self.follow_tls();
                     return Some(Incoming {

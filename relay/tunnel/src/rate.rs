@@ -1,5 +1,8 @@
-//! A token bucket, with `now` as an argument.
+//! A token bucket, and one for each key; `now` is an argument.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Permits so many events a second, and up to so many at once.
@@ -27,18 +30,66 @@ impl Rate {
     /// Takes one permit, or says that this event is one too many.
     #[must_use]
     pub fn take(&mut self, now: Instant) -> bool {
+        self.reserve(now, Duration::ZERO).is_some()
+    }
+
+    /// Books one permit, and says after which time it may be used; `None` where that is longer
+    /// than `longest`.
+    #[must_use]
+    pub fn reserve(&mut self, now: Instant, longest: Duration) -> Option<Duration> {
         let next = self.next.map_or(now, |next| next.max(now));
-        if next > now + self.slack {
-            return false;
+        let wait = next.saturating_duration_since(now + self.slack);
+        if wait > longest {
+            return None;
         }
         self.next = Some(next + self.interval);
-        true
+        Some(wait)
     }
 
     /// Whether nothing is owed any more, so that forgetting this bucket changes nothing.
     #[must_use]
     pub fn is_idle(&self, now: Instant) -> bool {
         self.next.is_none_or(|next| next <= now)
+    }
+}
+
+/// One [`Rate`] for each key; idle buckets are forgotten, so that the map holds only recent keys.
+#[derive(Debug)]
+pub struct RatePer<K> {
+    fresh: Rate,
+    buckets: Mutex<HashMap<K, Rate>>,
+}
+
+impl<K: Eq + Hash + Clone> RatePer<K> {
+    /// Buckets above which idle ones are swept before another is added.
+    const SWEEP_AT: usize = 1_024;
+
+    /// For each key a bucket like [`Rate::new`].
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        Self {
+            fresh: Rate::new(per_second, burst),
+            buckets: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// As [`Rate::take`].
+    #[must_use]
+    pub fn take(&self, key: &K, now: Instant) -> bool {
+        self.reserve(key, now, Duration::ZERO).is_some()
+    }
+
+    /// As [`Rate::reserve`].
+    #[must_use]
+    pub fn reserve(&self, key: &K, now: Instant, longest: Duration) -> Option<Duration> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= Self::SWEEP_AT {
+            buckets.retain(|_, rate| !rate.is_idle(now));
+        }
+        buckets
+            .entry(key.clone())
+            .or_insert_with(|| self.fresh.clone())
+            .reserve(now, longest)
     }
 }
 
@@ -66,5 +117,26 @@ mod tests {
         let later = start + Duration::from_secs(3_600);
         assert_eq!((0..100).filter(|_| rate.take(later)).count(), 5);
         assert!(!rate.is_idle(later) && rate.is_idle(later + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_is_booked_is_used_in_turn() {
+        let start = Instant::now();
+        let (mut rate, longest) = (Rate::new(10, 1), Duration::from_millis(250));
+        let waits: Vec<_> = (0..5).map(|_| rate.reserve(start, longest)).collect();
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(waits, [ms(0), ms(100), ms(200), None, None]);
+    }
+
+    #[test]
+    fn keys_do_not_share_and_idle_ones_are_forgotten() {
+        let start = Instant::now();
+        let rates = RatePer::new(1, 1);
+        for key in 0..RatePer::<u32>::SWEEP_AT {
+            assert!(rates.take(&key, start));
+            assert!(!rates.take(&key, start));
+        }
+        assert!(rates.take(&usize::MAX, start + Duration::from_secs(2)));
+        assert_eq!(rates.buckets.lock().unwrap().len(), 1);
     }
 }

@@ -255,11 +255,11 @@ async fn under_flood_addresses_are_proven_and_then_refused() {
     assert!(matches!(error, DialError::PeerTls(_)), "{error:?}");
 }
 
-/// One handshake a second over all doors: of a crowd most are turned away, and not all.
+/// One handshake a second at a door: of a crowd most are turned away, and not all.
 #[tokio::test]
 async fn above_the_rate_of_handshakes_newcomers_are_refused() {
     let town = Town::new();
-    let rate = Arc::new(HandshakeRate::new(1));
+    let rate = HandshakeRate::new(1);
     let mut relay = Relay::bind(&town, UdpOptions::default()).with_handshake_rate(rate);
     let (dialer, target) = (Dialer::new(UdpOptions::default()), relay.target());
     let crowd = async {

@@ -128,7 +128,7 @@ impl Relay {
         self
     }
 
-    pub(crate) fn with_handshake_rate(mut self, rate: Arc<HandshakeRate>) -> Self {
+    pub(crate) fn with_handshake_rate(mut self, rate: HandshakeRate) -> Self {
         self.listener = self.listener.with_handshake_rate(rate);
         self
     }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -50,9 +51,22 @@ pub(crate) struct Guarded {
     stall: Stall,
 }
 
+/// When a caller that has been silent is asked whether it is still there, how often, and how many times:
+/// laptops sleep and NATs forget, and on HTTP/1 and behind a change of protocol nobody else asks.
+const ASK_AFTER: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_secs(15);
+const ASK_TIMES: u32 = 4;
+
 impl Guarded {
     /// Set `cut` makes it be reset; it may wait for `longest` with not one byte taken.
-    pub(crate) const fn new(io: Io, cut: CutFlag, longest: Duration) -> Self {
+    pub(crate) fn new(io: Io, cut: CutFlag, longest: Duration) -> Self {
+        let asking = TcpKeepalive::new()
+            .with_time(ASK_AFTER)
+            .with_interval(ASK_EVERY)
+            .with_retries(ASK_TIMES);
+        if let Err(error) = SockRef::from(io.socket()).set_tcp_keepalive(&asking) {
+            tracing::debug!(%error, "a caller's connection takes no TCP keep-alive");
+        }
         Self {
             io,
             cut,
@@ -137,5 +151,27 @@ impl AsyncWrite for Guarded {
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
         this.stall.watch(cx, written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_that_has_gone_without_a_word_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let io = Io::Plain(accepted.unwrap().0);
+        let guarded = Guarded::new(io, CutFlag::default(), Duration::from_secs(1));
+        let socket = SockRef::from(guarded.io.socket());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), ASK_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), ASK_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), ASK_TIMES);
+        drop(caller);
     }
 }

@@ -12,8 +12,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use crate::sources::Sources;
+
 /// Handshakes at once; above, callers wait in the kernel's queue.
 const PENDING: usize = 1024;
+/// Of them, those of one source.
+const PENDING_OF_SOURCE: usize = 256;
 /// Longest time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Rest after a failure to accept: being out of descriptors does not heal by trying again at once.
@@ -26,6 +30,7 @@ pub async fn accept(
     connections: mpsc::Sender<EdgeConnection>,
 ) {
     let pending = Arc::new(Semaphore::new(PENDING));
+    let sources = Sources::new(PENDING_OF_SOURCE);
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {}
@@ -45,6 +50,10 @@ pub async fn accept(
                 continue;
             }
         };
+        let Some(own) = sources.take(source.ip()) else {
+            tracing::debug!(%source, "a source has too many handshakes under way");
+            continue;
+        };
         let (config, connections) = (Arc::clone(&tls.borrow()), connections.clone());
         let place = accepted.1;
         handshakes.spawn(async move {
@@ -59,7 +68,7 @@ pub async fn accept(
                 Ok(Err(error)) => tracing::debug!(%source, %error, "a caller's handshake failed"),
                 Err(_) => tracing::debug!(%source, "a caller's handshake took too long"),
             }
-            drop(place);
+            drop((place, own));
         });
     }
 }

@@ -156,7 +156,7 @@ impl Handler {
         let endpoint = Endpoint::parse(&head.method, &head.uri);
         let mut exchange = self.desk.begin(&head, &peer, &endpoint);
         exchange.asked = asked;
-        if let Some(answer) = exchange.settings.cors.preflight(&head) {
+        if let Some(answer) = exchange.settings.preflight(&head, &endpoint) {
             return exchange.own(answer);
         }
         let admitted = self
@@ -196,7 +196,8 @@ impl Handler {
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
     {
-        let intake = self.limit(exchange, &endpoint, head, body, peer).await?;
+        let limited = self.limit(exchange, &key, &endpoint, head, body, peer);
+        let intake = limited.await?;
         match self.route(exchange, &key, endpoint, intake)? {
             Routed::Here(answer) => Ok(Done::Here(answer)),
             Routed::Away(outbound) => self.dispatch(exchange, &key, *outbound).await,
@@ -223,6 +224,7 @@ impl Handler {
     async fn limit<B>(
         &self,
         exchange: &mut Exchange<'_>,
+        key: &KeyView,
         endpoint: &Endpoint,
         head: Parts,
         body: B,
@@ -251,7 +253,8 @@ impl Handler {
             return Ok(Intake { terms, payload });
         }
         let count = exchange.guard.bytes_in();
-        let payload = intake::payload(endpoint, &terms, body, &self.budget, count).await?;
+        let budget = self.budget.of(&key.tenant);
+        let payload = intake::payload(endpoint, &terms, body, &budget, count).await?;
         match &payload {
             Payload::Message(_, peek, _) => {
                 exchange.rpc_id.clone_from(&peek.id);
@@ -306,9 +309,7 @@ impl Handler {
             Endpoint::Mcp(path) => {
                 let target = resolve::service(&path, ServiceKind::Mcp, &catalog, allow)?;
                 let message = payload.message();
-                let visit = self
-                    .sessions
-                    .arrive(key, &path, message, &mut terms)?;
+                let visit = self.sessions.arrive(key, &path, message, &mut terms)?;
                 let at = visit.target();
                 exchange.visit = Some(visit);
                 (target, at)

@@ -4,14 +4,16 @@
 //! both count. A caller has to send half of what its body holds of the budget, but for the first piece.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use culvert_certs::TenantName;
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{
@@ -29,6 +31,8 @@ use crate::{
 pub const MAX_HELD_BODY: usize = 32 * 1024 * 1024;
 /// Bytes of all held bodies of a replica together.
 pub const HELD_BUDGET: usize = 1024 * 1024 * 1024;
+/// Which part of them one tenant may hold: calls that never end keep their bodies, and nobody else pays.
+const TENANT_PART: usize = 4;
 /// What the budget is taken in, in bytes: a semaphore counts no further than `u32` permits at once.
 const BUDGET_UNIT: usize = 4 * 1024;
 /// How much of an announced length is reserved at once, in bytes: most prompts fit, and many callers
@@ -40,12 +44,17 @@ const HELD_IDLE: Duration = Duration::from_secs(30);
 const HELD_TOTAL: Duration = Duration::from_secs(300);
 
 const _: () = assert!(HELD_BUDGET / MAX_HELD_BODY >= 32);
+const _: () = assert!(HELD_BUDGET / TENANT_PART >= 4 * MAX_HELD_BODY);
 const _: () = assert!(HELD_BUDGET / BUDGET_UNIT <= u32::MAX as usize);
 
 /// The memory of a replica for bodies that are held whole.
 #[derive(Clone, Debug)]
 pub struct BodyBudget {
     units: Arc<Semaphore>,
+    /// The part of the tenant whose budget this is.
+    own: Option<Arc<Semaphore>>,
+    /// The parts of the tenants that hold something.
+    tenants: Arc<Mutex<HashMap<TenantName, Weak<Semaphore>>>>,
     total: usize,
     metrics: EdgeMetrics,
 }
@@ -63,6 +72,8 @@ pub struct HeldBody {
 #[derive(Debug)]
 pub struct Share {
     permit: Option<OwnedSemaphorePermit>,
+    /// As much of the tenant's part.
+    own: Option<OwnedSemaphorePermit>,
     budget: BodyBudget,
 }
 
@@ -72,8 +83,27 @@ impl BodyBudget {
         let total = bytes / BUDGET_UNIT;
         Self {
             units: Arc::new(Semaphore::new(total)),
+            own: None,
+            tenants: Arc::default(),
             total,
             metrics,
+        }
+    }
+
+    /// The same budget, for the bodies of one tenant.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantName) -> Self {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = tenants.get(tenant).and_then(Weak::upgrade);
+        let own = known.unwrap_or_else(|| {
+            tenants.retain(|_, part| part.strong_count() > 0);
+            let part = Arc::new(Semaphore::new(self.total / TENANT_PART));
+            tenants.insert(tenant.clone(), Arc::downgrade(&part));
+            part
+        });
+        Self {
+            own: Some(own),
+            ..self.clone()
         }
     }
 
@@ -162,26 +192,36 @@ impl Share {
     /// Makes it the share of this many bytes.
     fn resize(&mut self, bytes: usize) -> Result<(), Problem> {
         let wanted = bytes.div_ceil(BUDGET_UNIT);
-        let held = self
-            .permit
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        if let Some(surplus) = held.checked_sub(wanted) {
-            let given_back = self.permit.as_mut().and_then(|own| own.split(surplus));
-            drop(given_back);
-        } else {
-            let missing = u32::try_from(wanted - held).map_err(|_| too_large())?;
-            let more = Arc::clone(&self.budget.units)
-                .try_acquire_many_owned(missing)
-                .map_err(|_| overloaded())?;
-            match &mut self.permit {
-                Some(permit) => permit.merge(more),
-                None => self.permit = Some(more),
-            }
+        if let Some(part) = &self.budget.own {
+            resize(&mut self.own, part, wanted)?;
         }
+        resize(&mut self.permit, &self.budget.units, wanted)?;
         self.budget.report();
         Ok(())
     }
+}
+
+/// Makes a permit one of this many units.
+fn resize(
+    permit: &mut Option<OwnedSemaphorePermit>,
+    units: &Arc<Semaphore>,
+    wanted: usize,
+) -> Result<(), Problem> {
+    let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    if let Some(surplus) = held.checked_sub(wanted) {
+        let given_back = permit.as_mut().and_then(|own| own.split(surplus));
+        drop(given_back);
+        return Ok(());
+    }
+    let missing = u32::try_from(wanted - held).map_err(|_| too_large())?;
+    let more = Arc::clone(units)
+        .try_acquire_many_owned(missing)
+        .map_err(|_| overloaded())?;
+    match permit {
+        Some(permit) => permit.merge(more),
+        None => *permit = Some(more),
+    }
+    Ok(())
 }
 
 impl Drop for Share {
@@ -210,6 +250,7 @@ impl Growing {
             rest: BytesMut::new(),
             share: Share {
                 permit: None,
+                own: None,
                 budget,
             },
         }
@@ -386,6 +427,27 @@ mod tests {
         let refused = of_length(&budget, length, body).await;
         assert_eq!(refused.unwrap_err(), CallerCode::Overloaded);
         assert_eq!(used(&budget), 0);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_holds_its_part_leaves_the_rest_to_others() {
+        let budget = budget(8 * TENANT_PART * BUDGET_UNIT);
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let held = hold(&budget.of(&a), script(&[8 * BUDGET_UNIT], false)).await;
+        let held = held.unwrap();
+        let more = hold(&budget.of(&a), script(&[1], false)).await;
+        assert_eq!(more.unwrap_err(), CallerCode::Overloaded);
+        assert!(hold(&budget.of(&b), script(&[1], false)).await.is_ok());
+        drop(held);
+        assert!(hold(&budget.of(&a), script(&[1], false)).await.is_ok());
+        assert_eq!(used(&budget), 0);
+        let last = budget.of(&"c".parse().unwrap());
+        assert_eq!(
+            budget.tenants.lock().unwrap().len(),
+            1,
+            "nothing of those who hold nothing"
+        );
+        drop(last);
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ pub struct EdgeMetrics {
     first_byte: Family<Kind, Histogram, fn() -> Histogram>,
     active: Family<Kind, Gauge>,
     connections: Gauge,
+    turned_away: Family<Reason, Counter>,
     held_bytes: Gauge<u64, AtomicU64>,
     records_lost: Counter,
 }
@@ -36,6 +37,21 @@ struct Kind {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+/// One connection in the count of those that are open.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl EdgeMetrics {
     /// Registers everything under `culvert_gateway_`.
     pub fn new(registry: &mut Registry) -> Self {
@@ -45,6 +61,7 @@ impl EdgeMetrics {
             first_byte: Family::new_with_constructor(seconds),
             active: Family::default(),
             connections: Gauge::default(),
+            turned_away: Family::default(),
             held_bytes: Gauge::default(),
             records_lost: Counter::default(),
         };
@@ -73,6 +90,11 @@ impl EdgeMetrics {
             "connections",
             "Connections of callers",
             metrics.connections.clone(),
+        );
+        own.register(
+            "edge_refused",
+            "Connections of callers that were closed at once",
+            metrics.turned_away.clone(),
         );
         own.register(
             "held_bytes",
@@ -117,9 +139,15 @@ impl EdgeMetrics {
         self.records_lost.inc();
     }
 
-    /// Connections of callers that are open now.
-    pub(crate) const fn connections(&self) -> &Gauge {
-        &self.connections
+    /// A caller's connection is open, until this is dropped.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// A caller's connection was closed before its first request.
+    pub(crate) fn turned_away(&self, reason: &'static str) {
+        self.turned_away.get_or_create(&Reason { reason }).inc();
     }
 
     /// Bytes of bodies that are held now.

@@ -83,7 +83,7 @@ impl Reload {
         // The last that can fail, and nothing else has changed yet.
         self.level.set(&file.log)?;
         if let Some(live) = &self.live {
-            live.take(&file.edge.spec(), tls, file.edge.max_connections);
+            live.take(&file.edge.spec(), tls, file.edge.bounds());
         }
         let later = self.started.differs(&file).join(", ");
         if !later.is_empty() {

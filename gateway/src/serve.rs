@@ -16,7 +16,6 @@ use crate::{
     node::{Node, NodeSpec},
     plane::{Advertise, PlaneSpec},
     reload::{Files, Reload},
-    server::Bounds,
     signals::Signals,
 };
 
@@ -87,10 +86,7 @@ fn plane_node(plane: &PlaneFile, file: &EdgeFile) -> Result<PlaneSpec, Failure> 
         tls: tls.map_err(Failure::Usage)?,
         drain_timeout: plane.drain_timeout,
         leave_after: plane.leave_after,
-        bounds: Bounds {
-            connections: file.max_connections,
-            ..Bounds::default()
-        },
+        bounds: file.bounds(),
         records: file.records.clone(),
         edge: file.spec(),
     })

@@ -34,6 +34,8 @@ use crate::{
 pub struct Bounds {
     /// Connections at once.
     pub connections: usize,
+    /// Connections of one source address over TLS; a quarter of all unless it is said.
+    pub per_source: Option<usize>,
     /// Time for the head of a request, also between two of them on a connection.
     pub head_timeout: Duration,
     /// Longest time in which a caller takes nothing of what is ready for it: networks that lose packets
@@ -45,6 +47,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             connections: MAX_CONNECTIONS,
+            per_source: None,
             head_timeout: HEAD_TIMEOUT,
             write_stall: WRITE_STALL,
         }
@@ -93,7 +96,7 @@ impl Server {
             builder: builder(bounds),
             bounds,
             places: Places::new(bounds.connections),
-            sources: Sources::new(share(bounds.connections)),
+            sources: Sources::new(share(bounds.connections, bounds.per_source)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -101,9 +104,9 @@ impl Server {
     }
 
     /// Changes how many connections there may be. Those above stay until they end by themselves.
-    pub fn set_connections(&self, most: usize) {
+    pub fn set_connections(&self, most: usize, per_source: Option<usize>) {
         self.places.set_most(most);
-        self.sources.set_most(share(most));
+        self.sources.set_most(share(most, per_source));
     }
 
     /// Accepts plain HTTP until the drain begins. All of it may come from the one address of a balancer.
@@ -148,7 +151,10 @@ impl Server {
                 return;
             };
             let Some(own) = self.sources.take(source.ip()) else {
-                tracing::debug!(%source, "a source has its share of connections already");
+                self.handler.metrics().turned_away("source");
+                if self.sources.may_warn(Instant::now()) {
+                    tracing::warn!(%source, "one address holds all the connections that it may: edge.max_connections_per_source");
+                }
                 continue;
             };
             self.open(Io::Tls(Box::new(stream)), source, (place, Some(own)));
@@ -184,15 +190,13 @@ impl Server {
     fn open(&self, io: Io, source: SocketAddr, place: (Place, Option<SourcePlace>)) {
         let server = self.clone();
         self.tasks.spawn(async move {
-            let connections = server.handler.metrics().connections().clone();
-            connections.inc();
+            let _counted = server.handler.metrics().connection();
             let aborted = server.abort.clone().cancelled_owned();
             tokio::select! {
                 biased;
                 () = aborted => {}
                 () = server.serve(io, source) => {}
             }
-            connections.dec();
             drop(place);
         });
     }
@@ -227,6 +231,8 @@ impl Server {
                 _ = looks.tick() => match activity.look(&mut last) {
                     Seen::Nothing => return,
                     Seen::Busy => stalled = 0,
+                    // What has changed its protocol may be silent for ever.
+                    Seen::Stalled | Seen::Idle if !pumping.is_idle() => {}
                     Seen::Stalled => {
                         stalled += 1;
                         if every * stalled >= self.bounds.write_stall {
@@ -234,8 +240,6 @@ impl Server {
                             return;
                         }
                     }
-                    // What has changed its protocol may be silent for ever.
-                    Seen::Idle if !pumping.is_idle() => {}
                     Seen::Idle if idle >= IDLE_LOOKS => return,
                     Seen::Idle => {
                         idle += 1;
@@ -268,8 +272,8 @@ async fn answer(
 }
 
 /// What one source address may hold of all connections over TLS.
-fn share(connections: usize) -> usize {
-    (connections / SOURCE_SHARE).max(1)
+fn share(connections: usize, per_source: Option<usize>) -> usize {
+    per_source.unwrap_or((connections / SOURCE_SHARE).max(1))
 }
 
 fn builder(bounds: Bounds) -> auto::Builder<TokioExecutor> {

@@ -2,15 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use culvert_certs::ConnectorName;
 use culvert_control::resource::TargetPattern;
 use culvert_wire::ServiceName;
+use http::{Response, header::ORIGIN, request::Parts};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use crate::{
-    cors::Cors, edge_tls::EdgeTls, hygiene::Granted, mcp::origin::Origins, route::resolve::Target,
-    server::Server,
+    cors::{self, Cors},
+    edge_tls::EdgeTls,
+    error::Problem,
+    hygiene::Granted,
+    mcp::origin::Origins,
+    route::{endpoint::Endpoint, resolve::Target},
+    server::{Bounds, Server},
 };
 
 /// Silence after which a caller that asked for a stream is sent a comment, by default, so that nothing
@@ -82,6 +89,26 @@ impl Settings {
         self.spec.ask_usage && !covers(&self.spec.unasked, target)
     }
 
+    /// The answer to a browser that asks whether a page may call: one of a listed origin, or a service
+    /// that says itself in its answers who may read them. It comes without a key.
+    pub fn preflight(
+        &self,
+        head: &Parts,
+        endpoint: &Result<Endpoint, Problem>,
+    ) -> Option<Response<Bytes>> {
+        let mut answer = cors::preflight(head)?;
+        if self.cors.listed(&head.headers).is_some() {
+            return Some(answer);
+        }
+        let Ok(Endpoint::Http { service, .. }) = endpoint else {
+            return None;
+        };
+        let granted = self.granted(&service.connector, &service.service);
+        let origin = head.headers.get(ORIGIN).filter(|_| granted.cors)?;
+        cors::mark(answer.headers_mut(), origin.clone());
+        Some(answer)
+    }
+
     /// What a service may say to callers beside what all may.
     pub fn granted(&self, connector: &ConnectorName, service: &ServiceName) -> Granted {
         let covered = |patterns: &[TargetPattern]| {
@@ -119,16 +146,19 @@ pub struct Live {
 
 impl Live {
     /// Takes changes: requests under way go on as they began, connections that stand stay.
-    pub fn take(&self, spec: &EdgeSpec, tls: Option<Arc<ServerConfig>>, connections: usize) {
+    pub fn take(&self, spec: &EdgeSpec, tls: Option<Arc<ServerConfig>>, bounds: Bounds) {
         let settings = Settings::new(spec, &self.own_names);
         self.settings.send_replace(Arc::new(settings));
         self.tls.give(tls);
-        self.server.set_connections(connections);
+        let (all, per_source) = (bounds.connections, bounds.per_source);
+        self.server.set_connections(all, per_source);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn target(services: &[&str], model: &str) -> Target {
@@ -181,5 +211,26 @@ mod tests {
         assert_eq!(granted("dev", "app"), (true, false));
         assert_eq!(granted("prod", "app"), (false, false));
         assert_eq!(granted("prod", "site"), (false, true));
+        let asks = |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path);
+            let request = request
+                .header("origin", "https://any.example")
+                .header("access-control-request-method", "GET");
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            settings.preflight(&head, &Endpoint::parse(&head.method, &head.uri))
+        };
+        let answer = asks("OPTIONS", "/http/dev/site/x").unwrap();
+        assert_eq!(
+            answer.headers()["access-control-allow-origin"],
+            "https://any.example"
+        );
+        for (method, path) in [
+            ("OPTIONS", "/http/dev/app/x"),
+            ("OPTIONS", "/mcp/dev/site"),
+            ("OPTIONS", "/v1/models"),
+            ("GET", "/http/dev/site/x"),
+        ] {
+            assert!(asks(method, path).is_none(), "{method} {path}");
+        }
     }
 }

@@ -7,13 +7,20 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
+
+use tokio::time::Instant;
+
+/// How often the log says that sources are refused.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Connections by source.
 #[derive(Debug)]
 pub struct Sources {
     held: Mutex<HashMap<IpAddr, usize>>,
     most: AtomicUsize,
+    warned: Mutex<Option<Instant>>,
 }
 
 /// One connection of a source; given back when it is dropped.
@@ -29,12 +36,23 @@ impl Sources {
         Arc::new(Self {
             held: Mutex::default(),
             most: AtomicUsize::new(most),
+            warned: Mutex::default(),
         })
     }
 
     /// Changes how many each may hold. Those above stay until they end by themselves.
     pub fn set_most(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Whether somebody should be told that a source was refused: once in a while.
+    pub fn may_warn(&self, now: Instant) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = warned.is_none_or(|last| now.duration_since(last) >= WARN_EVERY);
+        if due {
+            *warned = Some(now);
+        }
+        due
     }
 
     /// One more for this source, if it may have it.
@@ -94,6 +112,13 @@ mod tests {
         let _six = [take("2001:db8::1").unwrap(), take("2001:db8::2").unwrap()];
         assert!(take("2001:db8::3").is_none());
         assert!(take("2001:db8:0:1::1").is_some());
+    }
+
+    #[test]
+    fn the_log_says_it_once_in_a_while() {
+        let (sources, now) = (Sources::new(1), Instant::now());
+        assert!(sources.may_warn(now) && !sources.may_warn(now));
+        assert!(sources.may_warn(now + WARN_EVERY));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use culvert_control::resource::{Span, TargetPattern};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    server::MAX_CONNECTIONS,
+    server::{Bounds, MAX_CONNECTIONS},
     settings::{EdgeSpec, KEEP_ALIVE},
 };
 
@@ -21,6 +21,8 @@ pub struct EdgeFile {
     pub plain_listen: Option<SocketAddr>,
     /// Connections of callers at once.
     pub max_connections: usize,
+    /// Connections of one source address over TLS; by default a quarter of all.
+    pub max_connections_per_source: Option<usize>,
     /// The file of records; by default they go to the log.
     pub records: Option<PathBuf>,
     /// Web pages that may call.
@@ -95,6 +97,15 @@ pub struct PassFile {
 }
 
 impl EdgeFile {
+    /// What callers' connections may take up.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            connections: self.max_connections,
+            per_source: self.max_connections_per_source,
+            ..Bounds::default()
+        }
+    }
+
     /// What of it may change while the plane serves.
     pub fn spec(&self) -> EdgeSpec {
         EdgeSpec {
@@ -112,6 +123,9 @@ impl EdgeFile {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.max_connections == 0 {
             return Err("edge.max_connections: must be at least 1".into());
+        }
+        if self.max_connections_per_source == Some(0) {
+            return Err("edge.max_connections_per_source: must be at least 1".into());
         }
         if self
             .keep_alive
@@ -157,6 +171,7 @@ impl Default for EdgeFile {
         Self {
             plain_listen: None,
             max_connections: MAX_CONNECTIONS,
+            max_connections_per_source: None,
             records: None,
             cors: CorsFile::default(),
             keep_alive: KeepAliveFile::default(),

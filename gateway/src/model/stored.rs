@@ -12,8 +12,10 @@ use memchr::memmem;
 
 use crate::route::{endpoint::ServicePath, resolve::Target};
 
-/// Responses that are remembered; the oldest are forgotten first. About 300 bytes each.
-const REMEMBERED: usize = 16 * 1024;
+/// Responses of one tenant that are remembered; its oldest are forgotten first. About 300 bytes each.
+const OF_TENANT: usize = 2 * 1024;
+/// Responses that are remembered in all; above, who has most forgets.
+const REMEMBERED: usize = 32 * 1024;
 /// Longest id that is remembered, in bytes.
 const MAX_ID: usize = 128;
 
@@ -25,8 +27,23 @@ pub struct Stored {
 
 #[derive(Debug, Default)]
 struct Inner {
-    places: HashMap<(TenantName, String), ServicePath>,
-    order: VecDeque<(TenantName, String)>,
+    tenants: HashMap<TenantName, Own>,
+    all: usize,
+}
+
+/// One tenant's.
+#[derive(Debug, Default)]
+struct Own {
+    places: HashMap<String, ServicePath>,
+    order: VecDeque<String>,
+}
+
+impl Own {
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.order.pop_front() {
+            self.places.remove(&oldest);
+        }
+    }
 }
 
 /// One answer whose id is to be remembered.
@@ -44,20 +61,30 @@ impl Stored {
     /// The service that made a response of this tenant.
     pub fn find(&self, tenant: &TenantName, id: &str) -> Option<ServicePath> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.places.get(&(tenant.clone(), id.to_owned())).cloned()
+        inner.tenants.get(tenant)?.places.get(id).cloned()
     }
 
     fn insert(&self, tenant: TenantName, id: String, service: ServicePath) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant, id);
-        if inner.places.insert(key.clone(), service).is_none() {
-            inner.order.push_back(key);
+        let own = inner.tenants.entry(tenant).or_default();
+        if own.places.insert(id.clone(), service).is_some() {
+            return;
         }
-        if inner.order.len() > REMEMBERED
-            && let Some(oldest) = inner.order.pop_front()
-        {
-            inner.places.remove(&oldest);
+        own.order.push_back(id);
+        if own.order.len() > OF_TENANT {
+            own.forget_oldest();
+            return;
         }
+        inner.all += 1;
+        if inner.all <= REMEMBERED {
+            return;
+        }
+        let largest = inner.tenants.values_mut().max_by_key(|own| own.order.len());
+        if let Some(largest) = largest {
+            largest.forget_oldest();
+            inner.all -= 1;
+        }
+        inner.tenants.retain(|_, own| !own.order.is_empty());
     }
 }
 
@@ -141,15 +168,37 @@ mod tests {
         );
     }
 
+    fn insert(stored: &Stored, tenant: &str, id: usize) {
+        stored.insert(tenant.parse().unwrap(), format!("resp_{id}"), path("dev/a"));
+    }
+
+    #[test]
+    fn a_busy_tenant_forgets_its_own() {
+        let stored = Stored::default();
+        insert(&stored, "quiet", 0);
+        for id in 0..=OF_TENANT {
+            insert(&stored, "busy", id);
+        }
+        let find = |tenant: &str, id: &str| stored.find(&tenant.parse().unwrap(), id);
+        assert_eq!(find("busy", "resp_0"), None);
+        assert!(find("busy", "resp_1").is_some());
+        assert!(find("quiet", "resp_0").is_some());
+    }
+
     #[test]
     fn memory_is_bounded() {
-        let stored = Arc::new(Stored::default());
-        for n in 0..=REMEMBERED {
-            remember(&stored, &format!("{{\"id\":\"resp_{n}\"}}"));
+        let stored = Stored::default();
+        let tenants = 2 * REMEMBERED / OF_TENANT;
+        for tenant in 0..tenants {
+            for id in 0..OF_TENANT {
+                insert(&stored, &format!("t{tenant}"), id);
+            }
         }
-        let acme: TenantName = "acme".parse().unwrap();
-        assert_eq!(stored.find(&acme, "resp_0"), None);
-        assert!(stored.find(&acme, "resp_1").is_some());
-        assert_eq!(stored.inner.lock().unwrap().places.len(), REMEMBERED);
+        let inner = stored.inner.lock().unwrap();
+        let lengths = inner.tenants.values().map(|own| own.places.len());
+        assert_eq!(
+            (lengths.sum::<usize>(), inner.all),
+            (REMEMBERED, REMEMBERED)
+        );
     }
 }

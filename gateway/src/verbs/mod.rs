@@ -204,7 +204,7 @@ impl Desk {
             ))
         })?;
         print(&if self.as_json {
-            offer.json().to_string()
+            snippets::printable(&offer.json().to_string())
         } else {
             offer.text()
         })

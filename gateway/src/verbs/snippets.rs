@@ -115,7 +115,7 @@ impl Offer {
         let literals: Vec<String> = self.models.iter().map(|name| literal(name)).collect();
         let (names, model) = (literals.join("\n#   "), literal(first));
         let body = json!({ "model": first, "messages": [{ "role": "user", "content": "Hello" }] });
-        let body = shell(&body.to_string());
+        let body = shell(&printable(&body.to_string()));
         format!(
             r#"
 # Models:
@@ -226,7 +226,24 @@ console.log(message.content[0].text);
 
 /// A string literal that JSON, Python and JavaScript read alike.
 fn literal(text: &str) -> String {
-    Value::from(text).to_string()
+    printable(&Value::from(text).to_string())
+}
+
+/// JSON text without what a terminal would obey or turn around: as escapes, which mean the same.
+pub(super) fn printable(json: &str) -> String {
+    let odd = |c: char| {
+        c.is_control() && c != '\n'
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if odd(c) {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// One word of a shell, whatever is in it.
@@ -290,6 +307,17 @@ mod tests {
         let body: Value = serde_json::from_slice(&said).unwrap();
         assert_eq!(body["model"], "dev/it's $(touch x)\"");
         assert!(text.contains(r#"model="dev/it's $(touch x)\"","#), "{text}");
+    }
+
+    #[test]
+    fn no_name_moves_the_cursor() {
+        let odd = "m\u{9b}2J\u{202e}x\u{7f}";
+        let offered = json!([{ "name": "llama", "kind": "model", "model_names": [odd] }]);
+        let text = Offer::of(&links(&offered), "acme", "dev").unwrap().text();
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+        assert!(!text.contains('\u{202e}'));
+        let read: String = serde_json::from_str(&literal(odd)).unwrap();
+        assert_eq!(read, odd);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod headers;
 mod http_services;
 mod identity;
 mod join;
+mod keep_alive;
 mod kill;
 mod mcp;
 mod mcp_legacy;

@@ -10,19 +10,23 @@
 //! from there on only codes that say "may have begun" are used. Whatever a call waits for, the
 //! caller's leaving and its deadline are heard; both reach the backend as an abort.
 
+mod last;
 mod stdio;
 mod switch;
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use culvert_tunnel::{AnswerWriter, CallError, Failure, IncomingCall, PassError, RequestReader};
+use culvert_tunnel::{AnswerWriter, IncomingCall, PassError, RequestReader};
 use culvert_wire::{CallMemory, Code, Head, Open, Opened};
 use http::header::{HeaderValue, TE, TRAILER};
 use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use self::last::{Last, code_of, finish, last_of, refuse};
 use crate::announced::{self, Announced};
 use crate::audit::Audit;
 use crate::backend::{BackendFailure, Called, InFlight, SendError};
@@ -69,15 +73,6 @@ struct Sent {
     reply: Response<ReplyBody>,
     /// Counts the call until it is over.
     load: InFlight,
-}
-
-/// The last word of a call, to be written once nothing else is.
-enum Last {
-    End(HeaderMap),
-    Refuse(Code),
-    Abort(Code),
-    /// The answer cannot be written any more.
-    Gone(CallError),
 }
 
 impl Calls {
@@ -188,7 +183,16 @@ async fn whole(
     begun: &AtomicBool,
 ) -> Last {
     if let Some(caller) = &plan.service.caller {
-        match caller.verify(&open.headers).await {
+        let mut proving = pin!(caller.verify(&open.headers));
+        let proved = match futures_util::poll!(proving.as_mut()) {
+            Poll::Ready(proved) => proved,
+            // Keys have to be asked for: the relay hears first that the call has come.
+            Poll::Pending => match answer.accept().await {
+                Ok(()) => proving.await,
+                Err(gone) => return Last::Gone(gone),
+            },
+        };
+        match proved {
             Ok(subject) => record.proved(subject.as_deref()),
             Err(denied) => return denied_caller(open, &denied),
         }
@@ -359,53 +363,6 @@ async fn pass(
         Ok(_) => Last::End(HeaderMap::new()),
         Err(PassError::Body(failure)) => Last::Abort(code_of(failure)),
         Err(PassError::Call(error)) => last_of(error),
-    }
-}
-
-/// Writes the last word, and says how the call ended.
-async fn finish(answer: AnswerWriter, last: Last) -> Ended {
-    let (written, ended) = match last {
-        Last::End(trailers) => (answer.end(trailers).await, Ended::Answered),
-        Last::Refuse(code) => return refuse(answer, code).await,
-        Last::Abort(code) => (answer.abort(code).await, Ended::Failed(code)),
-        Last::Gone(error) => return Ended::Cancelled(error.code()),
-    };
-    match written {
-        Ok(()) => ended,
-        Err(error) if error.failure == Failure::Length => Ended::Failed(Code::BackendProtocol),
-        Err(error) => Ended::Cancelled(error.code()),
-    }
-}
-
-async fn refuse(answer: AnswerWriter, code: Code) -> Ended {
-    match answer.refuse(code).await {
-        Ok(()) => Ended::Refused(code),
-        Err(error) => Ended::Cancelled(error.code()),
-    }
-}
-
-/// What a failed write means: the backend's own fault, or that nobody listens any more.
-fn last_of(error: CallError) -> Last {
-    match error.failure {
-        Failure::Length | Failure::Violation(_) => Last::Abort(Code::BackendProtocol),
-        Failure::Refused(_)
-        | Failure::Aborted(_)
-        | Failure::Reset(_)
-        | Failure::Cut
-        | Failure::Lost
-        | Failure::Cancelled
-        | Failure::NotWanted
-        | Failure::TimedOut => Last::Gone(error),
-    }
-}
-
-/// The one map from a backend's failure to the wire.
-fn code_of(failure: BackendFailure) -> Code {
-    match failure {
-        BackendFailure::Reset => Code::BackendReset,
-        BackendFailure::Protocol => Code::BackendProtocol,
-        BackendFailure::Timeout => Code::BackendTimeout,
-        BackendFailure::Request => Code::CallerGone,
     }
 }
 

@@ -133,7 +133,7 @@ fn keep(store: &CredentialStore, token: &JoinToken, failure: JoinFailure) -> Age
             AgentError::Unreachable(format!("nobody to join with: {reason}"))
         }
         JoinFailure::Broken(reason) => AgentError::Internal(reason),
-        JoinFailure::Refused { code, message } => {
+        JoinFailure::Refused { code, message, .. } => {
             let identity = store.load().ok().flatten().map(|s| s.credentials.identity);
             keep_refusal(
                 store,

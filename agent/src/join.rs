@@ -8,6 +8,7 @@ use bytes::Bytes;
 use culvert_certs::{
     HostPort, JoinAnswer, JoinRequest, JoinToken, KeyPair, RootPin, TrustBundle, tls,
 };
+use data_encoding::BASE64;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
@@ -36,6 +37,8 @@ pub enum JoinFailure {
         code: String,
         /// In its words.
         message: String,
+        /// Control's signed statement, where it says that there is one; not looked at yet.
+        signed: Option<Vec<u8>>,
     },
     /// Something is wrong with one of us.
     Broken(String),
@@ -178,6 +181,9 @@ struct RefusedError {
     code: String,
     #[serde(default)]
     message: String,
+    /// Base64.
+    #[serde(default)]
+    signed: Option<String>,
 }
 
 fn read(status: StatusCode, body: &[u8]) -> Result<JoinAnswer, JoinFailure> {
@@ -199,6 +205,10 @@ fn read(status: StatusCode, body: &[u8]) -> Result<JoinAnswer, JoinFailure> {
             Err(JoinFailure::Refused {
                 code: or(refused.error.code, status.as_str()),
                 message: or(refused.error.message, "the join was refused"),
+                signed: refused
+                    .error
+                    .signed
+                    .and_then(|text| BASE64.decode(text.as_bytes()).ok()),
             })
         }
         _ => Err(JoinFailure::Unreachable(format!("answers {status}"))),
@@ -213,7 +223,7 @@ mod tests {
     fn refusals_are_told_from_troubles() {
         let body = br#"{"error":{"code":"refused","message":"ask for a new token"}}"#;
         match read(StatusCode::FORBIDDEN, body) {
-            Err(JoinFailure::Refused { code, message }) => {
+            Err(JoinFailure::Refused { code, message, .. }) => {
                 assert_eq!(
                     (code.as_str(), message.as_str()),
                     ("refused", "ask for a new token")

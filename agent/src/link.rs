@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call::Calls;
 use crate::error::chain;
 use crate::links::{LinkGuard, LinkInfo, Phase};
-use crate::renewal::Renewal;
+use crate::renewal::{NotRevived, Renewal};
 use crate::session::Session;
 
 /// What a session may have told before it is heard.
@@ -277,7 +277,7 @@ async fn attempt(
         () = retire.cancelled() => return Ended::Left,
         dialled = dial(&linking, &target) => match dialled {
             Ok(connection) => connection,
-            Err(reason) => return Ended::Again(reason, None),
+            Err(ended) => return ended,
         },
     };
     Session {
@@ -291,8 +291,17 @@ async fn attempt(
     .await
 }
 
-async fn dial(linking: &Linking, target: &Target) -> Result<Connection, String> {
-    linking.identity.revive().await?;
+async fn dial(linking: &Linking, target: &Target) -> Result<Connection, Ended> {
+    match linking.identity.revive().await {
+        Ok(()) => {}
+        Err(NotRevived::Revoked) => return Err(Ended::Revoked),
+        Err(NotRevived::NotYet(reason)) => return Err(Ended::Again(reason, None)),
+    }
+    let connection = connect(linking, target).await;
+    connection.map_err(|reason| Ended::Again(reason, None))
+}
+
+async fn connect(linking: &Linking, target: &Target) -> Result<Connection, String> {
     let identity = linking.identity.current();
     let credentials = &identity.credentials;
     let config = tls::agent_link_client_with(credentials, linking.post_quantum)

@@ -325,7 +325,7 @@ fn describe(end: &DriveEnd) -> String {
 
 /// Whether control has signed that this agent, its connector or its tenant is revoked. No
 /// plane's own word is believed.
-fn revokes(signed: &[u8], credentials: &Credentials) -> bool {
+pub(crate) fn revokes(signed: &[u8], credentials: &Credentials) -> bool {
     let Identity::Agent(me) = &credentials.identity else {
         return false;
     };

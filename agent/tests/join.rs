@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use culvert_agent::error::AgentError;
 use culvert_agent::identity::obtain;
-use culvert_agent::renewal::Renewal;
+use culvert_agent::renewal::{NotRevived, Renewal};
 use culvert_certs::store::{CredentialStore, Membership, StoredIdentity};
 use culvert_certs::{
     AgentId, AgentIdentity, Authority, HostPort, Identity, JoinAnswer, JoinRequest, JoinSubject,
-    JoinToken, PlaneIdentity, RenewRequest, TokenRecord, TokenSpec, tls,
+    JoinToken, PlaneIdentity, RecordHeader, RenewRequest, TokenRecord, TokenSpec, tls,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -33,6 +34,7 @@ struct Plane {
     authority: Arc<Authority>,
     address: HostPort,
     asked: Arc<AtomicUsize>,
+    signed: watch::Sender<String>,
     _tasks: JoinSet<()>,
 }
 
@@ -148,7 +150,7 @@ async fn an_expired_agent_that_is_refused_does_not_ask_all_the_time() {
     let (plane, _token) = Plane::new(Some(403)).await;
     let dir = tempfile::tempdir().expect("a directory");
     let renewal = expired(&plane, dir.path()).await;
-    let refused = renewal.revive().await.expect_err("refused");
+    let refused = renewal.revive().await.expect_err("refused").to_string();
     assert!(
         refused.contains("expired") && refused.contains("so"),
         "{refused}"
@@ -157,7 +159,61 @@ async fn an_expired_agent_that_is_refused_does_not_ask_all_the_time() {
     assert_eq!(plane.asked.load(Ordering::SeqCst), 1);
 }
 
+/// Whoever slept through its revocation and the end of its leaf has nobody else to tell it.
+#[tokio::test]
+async fn an_expired_agent_that_was_revoked_is_told_so_and_believes_control_alone() {
+    for (is_ours, told) in [(true, "revoked"), (false, "not renewed")] {
+        let (mut plane, _token) = Plane::new(Some(403)).await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let renewal = expired(&plane, dir.path()).await;
+        let signer = if is_ours {
+            Arc::clone(&plane.authority)
+        } else {
+            authority()
+        };
+        let header = RecordHeader {
+            kind: "revoked".to_owned(),
+            tenant: Some("acme".parse().expect("a name")),
+            name: "connector-prod-vpc".to_owned(),
+            revision: 1,
+            epoch: 0,
+        };
+        let word = signer.sign_record(header, b"{}".to_vec()).expect("signed");
+        plane.says(word.as_bytes());
+        let failure = renewal.revive().await.expect_err("refused");
+        assert_eq!(failure == NotRevived::Revoked, is_ours, "{failure}");
+        assert!(failure.to_string().contains(told), "{failure}");
+    }
+}
+
+/// A clock that was set back shows a leaf that is not alive yet, and the planes' clocks are right.
+#[tokio::test]
+async fn a_leaf_that_is_not_alive_yet_is_left_alone() {
+    let (plane, _token) = Plane::new(None).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let kept = expired(&plane, dir.path()).await.current();
+    let born = SystemTime::now() + DAY;
+    let identity = &kept.credentials.identity;
+    let credentials = plane
+        .authority
+        .enroll(identity, &[], DAY, born)
+        .expect("credentials");
+    let early = StoredIdentity {
+        credentials,
+        membership: kept.membership.clone(),
+    };
+    let renewal = Renewal::new(early, Arc::new(open(dir.path())), 0);
+    renewal.revive().await.expect("left alone");
+    assert_eq!(plane.asked(), 0);
+}
+
 impl Plane {
+    /// Gives control's words along with its refusals.
+    fn says(&mut self, signed: &[u8]) {
+        let text = data_encoding::BASE64.encode(signed);
+        self.signed.send_replace(text);
+    }
+
     /// Answers with `status` where it is given, else redeems the token that `record` is of.
     async fn new(status: Option<u16>) -> (Self, JoinToken) {
         let authority = authority();
@@ -178,6 +234,7 @@ impl Plane {
         let acceptor = TlsAcceptor::from(tls::join_server(&credentials).expect("tls"));
         let asked = Arc::new(AtomicUsize::new(0));
         let (count, signer) = (Arc::clone(&asked), Arc::clone(&authority));
+        let (signed, words) = watch::channel(String::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -187,6 +244,7 @@ impl Plane {
                 count.fetch_add(1, Ordering::SeqCst);
                 let service = service_fn(|request: Request<Incoming>| {
                     let (signer, record) = (Arc::clone(&signer), record.clone());
+                    let words = words.borrow().clone();
                     async move {
                         let path = request.uri().path().to_owned();
                         let body = request
@@ -200,7 +258,7 @@ impl Plane {
                             "/v1/renew" => renew(&signer, &body),
                             other => panic!("asked for {other}"),
                         };
-                        let (status, body) = told(status, answer);
+                        let (status, body) = told(status, answer, &words);
                         let mut response = Response::new(Full::new(Bytes::from(body)));
                         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
                         Ok::<_, Infallible>(response)
@@ -216,6 +274,7 @@ impl Plane {
             authority,
             address,
             asked,
+            signed,
             _tasks: tasks,
         };
         (plane, token)
@@ -227,12 +286,15 @@ impl Plane {
 }
 
 /// Status and body of an answer.
-fn told(status: Option<u16>, answer: Option<JoinAnswer>) -> (u16, Vec<u8>) {
+fn told(status: Option<u16>, answer: Option<JoinAnswer>, signed: &str) -> (u16, Vec<u8>) {
     let error = |text: &str| format!(r#"{{"error":{text}}}"#).into_bytes();
     match (status, answer) {
         (None, Some(answer)) => (200, serde_json::to_vec(&answer).expect("json")),
         (None, None) => (403, error(r#"{"code":"refused","message":"no"}"#)),
-        (Some(status), _) => (status, error(r#"{"code":"told","message":"so"}"#)),
+        (Some(status), _) => {
+            let told = format!(r#"{{"code":"told","message":"so","signed":"{signed}"}}"#);
+            (status, error(&told))
+        }
     }
 }
 

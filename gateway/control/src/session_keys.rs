@@ -18,7 +18,8 @@ use crate::{
     records::Record,
     resource::Timestamp,
     retire::moment,
-    store::{Expected, Key, Kind},
+    snapshot::ConfigSnapshot,
+    store::{Expected, Key, Kind, Scope},
 };
 
 /// How long a sealed session id is good.
@@ -27,10 +28,15 @@ pub const SESSION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How old a key becomes before another one takes its place.
 const ROTATE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a key is kept once it is that old: for the last session that was sealed under it, and
-/// an hour for planes that hear of its successor late.
-pub(crate) const KEEP: Duration =
-    Duration::from_secs(ROTATE_AFTER.as_secs() + SESSION_LIFETIME.as_secs() + 3600);
+/// How long after its successor was due a key may still be sealed with: until somebody looks,
+/// until the successor has settled, and an hour for planes that hear of it late.
+const SEALED_LATE: Duration =
+    Duration::from_secs(LOOK_EVERY.as_secs() + SETTLES_IN.as_secs() + 3600);
+
+/// How long a key is kept: for the last session that was sealed under it.
+pub(crate) const KEEP: Duration = Duration::from_secs(
+    ROTATE_AFTER.as_secs() + SEALED_LATE.as_secs() + SESSION_LIFETIME.as_secs(),
+);
 
 /// A younger key is not sealed with while there is an older one: other replicas may not have it.
 const SETTLES_IN: Duration = Duration::from_secs(60);
@@ -138,20 +144,44 @@ impl Control {
     /// Where the store fails; the tenants before that have theirs.
     pub async fn mint_session_keys(&self, plane: &PlaneKey) -> Result<(), ControlError> {
         let snapshot = self.inner.published.borrow().clone();
+        self.mint_session_keys_missing_in(&snapshot, plane).await
+    }
+
+    /// The same, by a snapshot that may be old: what the store has meanwhile is not made again.
+    ///
+    /// # Errors
+    /// As [`Self::mint_session_keys`].
+    pub async fn mint_session_keys_missing_in(
+        &self,
+        snapshot: &ConfigSnapshot,
+        plane: &PlaneKey,
+    ) -> Result<(), ControlError> {
         let now = self.now();
-        let mut minted = false;
+        let mut is_behind = false;
         for tenant in snapshot.tenants.iter() {
             let keys = snapshot.session_keys.get(tenant);
-            let mut keys = keys.into_iter().flatten();
-            if !keys.any(|key| key.is_for(plane) && now < key.made + ROTATE_AFTER) {
-                self.mint_session_key(tenant, plane).await?;
-                minted = true;
+            let serves = |key: &WrappedKey| key.is_for(plane) && now < key.made + ROTATE_AFTER;
+            if keys.into_iter().flatten().any(serves) {
+                continue;
             }
+            if !self.stored_session_keys(tenant).await?.iter().any(serves) {
+                self.mint_session_key(tenant, plane).await?;
+            }
+            is_behind = true;
         }
-        if minted {
+        if is_behind {
             self.refresh().await?;
         }
         Ok(())
+    }
+
+    async fn stored_session_keys(
+        &self,
+        tenant: &TenantName,
+    ) -> Result<Vec<WrappedKey>, ControlError> {
+        let scope = Scope::Tenant(Kind::SessionKey, tenant.as_str().parse()?);
+        let (_, records) = self.inner.records.list_all(&scope).await?;
+        Ok(records.iter().filter_map(WrappedKey::read).collect())
     }
 
     async fn mint_session_key(
@@ -182,3 +212,6 @@ impl Control {
 }
 
 const _: () = assert!(SETTLES_IN.as_secs() < ROTATE_AFTER.as_secs());
+const _: () = assert!(
+    KEEP.as_secs() > ROTATE_AFTER.as_secs() + LOOK_EVERY.as_secs() + SESSION_LIFETIME.as_secs()
+);

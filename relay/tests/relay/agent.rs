@@ -70,10 +70,10 @@ pub(crate) enum NoLink {
 
 impl From<ConnectionEnd> for NoLink {
     fn from(end: ConnectionEnd) -> Self {
-        match end {
-            ConnectionEnd::Peer { code, .. } => Self::TurnedAway(code),
-            other => Self::Closed(other.to_string()),
+        if let ConnectionEnd::Peer { code, .. } = end {
+            return Self::TurnedAway(code);
         }
+        Self::Closed(end.to_string())
     }
 }
 

@@ -360,9 +360,7 @@ fn public_client(world: &World, protocols: &[&[u8]]) -> TlsConnector {
 
 #[tokio::test]
 async fn the_public_reaches_the_edge_of_the_embedder_and_not_the_join() {
-    let authority =
-        culvert_certs::Authority::create("culvert.test".parse().unwrap(), SystemTime::now())
-            .unwrap();
+    let authority = Authority::create("culvert.test".parse().unwrap(), SystemTime::now()).unwrap();
     let (_hold, follow) = watch::channel(tls::edge_server(&plane(&authority)).unwrap());
     let (connections, mut edge) = mpsc::channel(4);
     let plan = Plan {

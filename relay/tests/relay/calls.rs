@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use tokio::sync::mpsc;
 
 use crate::agent::{TestAgent, head, script};
-use crate::world::{World, done, failed, get, meta, post, streamed, target, text};
+use crate::world::{World, acme, done, failed, get, meta, post, streamed, target, text, vpc};
 
 #[tokio::test]
 async fn a_call_reaches_the_agent_and_its_answer_comes_back() {
@@ -196,4 +196,37 @@ async fn the_instance_in_a_hello_gives_no_access_to_another_agents_calls() {
             status.links.iter().filter(serving).count() == 2
         })
         .await;
+}
+
+/// A service that refuses at once would look like the quickest one, and take all calls.
+#[tokio::test]
+async fn only_answers_that_did_something_say_how_quick_a_service_is() {
+    let world = World::new().await;
+    let agent = TestAgent::new(
+        world.agent(),
+        script(|mut call, _| async move {
+            let status = call.open.headers["x-status"].to_str().unwrap();
+            let status = status.parse::<StatusCode>().unwrap();
+            call.answer.accept().await.unwrap();
+            call.answer.head(head(status)).await.unwrap();
+            call.answer.end(HeaderMap::new()).await.unwrap();
+        }),
+    );
+    let _link = agent.link(&world).await;
+    let measured = || {
+        let view = world.relay.directory().view(&acme());
+        let service = view.service(&vpc(), "echo").unwrap();
+        service.links[0].meter.head_time()
+    };
+    for (status, counts) in [
+        ("400", false),
+        ("429", false),
+        ("500", false),
+        ("204", true),
+    ] {
+        let request = Request::get("/").header("x-status", status);
+        let request = request.body(Bytes::new()).unwrap();
+        text(world.call(request).await.unwrap()).await;
+        assert_eq!(measured().is_some(), counts, "{status}");
+    }
 }

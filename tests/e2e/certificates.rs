@@ -353,9 +353,7 @@ async fn a_leaf_that_expires_ends_its_link_and_cannot_come_back_by_resumption() 
     // Admission counts the last second as over; TLS, whose times are inclusive, refuses from the next one on.
     let told = wait::until("TLS refuses", PATIENCE, || async {
         match agent.say_hello(address).await {
-            Ok(met) if met.code() == Some(Code::Expired) => {
-                Err("rejected by admission".to_owned())
-            }
+            Ok(met) if met.code() == Some(Code::Expired) => Err("rejected by admission".to_owned()),
             Ok(Outcome::Closed(told)) => Ok(told),
             met => panic!("an expired leaf came back: {met:?}"),
         }

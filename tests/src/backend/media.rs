@@ -73,9 +73,11 @@ fn stream_text(ask: Ask, text: &str, switch: FaultSwitch) -> Response<Body> {
 /// Each image is the digest of what it was made of: the prompt, or the images that arrived.
 pub(super) async fn images(ask: Ask) -> Response<Body> {
     ask.script.pass_time().await;
-    let of = match &ask.json["image"] {
-        Value::Null => ask.json["prompt"].clone(),
-        image => image.clone(),
+    let image = &ask.json["image"];
+    let of = if image.is_null() {
+        &ask.json["prompt"]
+    } else {
+        image
     };
     let wanted = show(&ask.json["n"]).parse().unwrap_or(1_usize);
     let image = data_encoding::BASE64.encode(of.to_string().as_bytes());

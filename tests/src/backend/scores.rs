@@ -44,11 +44,11 @@ pub(super) fn rerank(ask: Ask) -> Response<Body> {
 
 /// A text is flagged as violent where it says so.
 pub(super) fn moderations(ask: Ask) -> Response<Body> {
-    let inputs = match &ask.json["input"] {
-        Value::Array(several) => several.clone(),
-        one => vec![one.clone()],
+    let input = &ask.json["input"];
+    let results: Vec<Value> = match input.as_array() {
+        Some(several) => several.iter().map(judged).collect(),
+        None => vec![judged(input)],
     };
-    let results: Vec<Value> = inputs.iter().map(judged).collect();
     let body = json!({"id": "modr-fixture", "model": ask.json["model"], "results": results});
     ok(ask, &body)
 }

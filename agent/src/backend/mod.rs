@@ -4,6 +4,8 @@ mod answer;
 mod balance;
 mod connect;
 mod dials;
+mod form;
+mod h2;
 mod names;
 mod pool;
 mod tls;

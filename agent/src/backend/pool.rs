@@ -4,13 +4,11 @@
 //! offered to the backend: everything before [`hyper`]'s `try_send_request` was not, and
 //! neither was a request that it hands back.
 
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{Request, StatusCode};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
@@ -19,6 +17,8 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Answer, AnswerBody};
 use super::connect::{BackendStream, ConnectError, Connector};
 use super::dials::{Dials, Made};
+use super::form::{in_absolute_form, in_origin_form};
+use super::h2::{H2_UNTOLD, Tracked, drive};
 use super::{BackendFailure, OutBody};
 use crate::queue::Counted;
 
@@ -33,10 +33,6 @@ const MAX_HEADERS: usize = 512;
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// How often a request goes to another connection because its own was closing.
 const MAX_TRIES: usize = 4;
-/// What hyper takes for permitted before the peer has said it, which never is as much.
-const H2_UNTOLD: usize = usize::MAX - 1;
-/// How often it is looked whether a peer's first settings have come: hyper tells nobody.
-const H2_LOOK: Duration = Duration::from_millis(1);
 /// HTTP/2 connections are asked for a sign of life this often, and given as long to answer.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -292,37 +288,7 @@ impl Pool {
     }
 }
 
-/// Runs an HTTP/2 connection, and notes how many calls its peer permits.
-async fn drive(
-    connection: http2::Connection<TokioIo<BackendStream>, OutBody, Tracked>,
-    permitted: Arc<AtomicU32>,
-    tell: oneshot::Sender<Result<(), hyper::Error>>,
-) {
-    let mut tell = Some(tell);
-    let mut connection = Box::pin(connection);
-    let mut look = tokio::time::interval(H2_LOOK);
-    let ended = poll_fn(|cx| {
-        let ended = connection.as_mut().poll(cx);
-        let streams = connection.current_max_send_streams();
-        if ended.is_pending() && streams != H2_UNTOLD {
-            let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-            permitted.store(streams, Ordering::Relaxed);
-            // Nobody waits where the dial was given up.
-            drop(tell.take().map(|tell| tell.send(Ok(()))));
-        }
-        if tell.is_some() && ended.is_pending() {
-            while look.poll_tick(cx).is_ready() {}
-        }
-        ended
-    })
-    .await;
-    match (tell, ended) {
-        (Some(tell), Err(error)) => drop(tell.send(Err(error))),
-        (_, ended) => log_end(ended),
-    }
-}
-
-fn log_end(result: Result<(), hyper::Error>) {
+pub(super) fn log_end(result: Result<(), hyper::Error>) {
     if let Err(error) = result {
         tracing::debug!(%error, "a backend connection ended");
     }
@@ -387,58 +353,4 @@ fn given_back(
     failed
         .take_message()
         .ok_or_else(|| BackendFailure::from(&failed.into_error()))
-}
-
-/// HTTP/1.1: path and query, and a `Host`.
-fn in_origin_form(request: &mut Request<OutBody>) {
-    let Some(authority) = request.uri().authority() else {
-        return;
-    };
-    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-        request.headers_mut().insert(header::HOST, host);
-    }
-    let path = path_and_query(request.uri());
-    *request.uri_mut() = Uri::from(path);
-    *request.version_mut() = http::Version::HTTP_11;
-}
-
-/// HTTP/2: `:scheme` and `:authority` in place of a `Host`.
-fn in_absolute_form(request: &mut Request<OutBody>) {
-    let Some(authority) = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
-    else {
-        return;
-    };
-    let uri = Uri::builder()
-        .scheme(Scheme::HTTPS)
-        .authority(authority)
-        .path_and_query(path_and_query(request.uri()))
-        .build();
-    if let Ok(uri) = uri {
-        request.headers_mut().remove(header::HOST);
-        *request.uri_mut() = uri;
-        *request.version_mut() = http::Version::HTTP_2;
-    }
-}
-
-fn path_and_query(uri: &Uri) -> PathAndQuery {
-    uri.path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"))
-}
-
-/// Runs hyper's own tasks where somebody waits for them.
-#[derive(Clone, Debug)]
-struct Tracked(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Tracked
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
-    }
 }

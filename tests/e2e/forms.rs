@@ -31,8 +31,8 @@ async fn upload(world: &World, path: &str, form: String) -> Reply {
 /// The body of the last form that reached the backend, as far as it is remembered.
 async fn arrived(world: &World) -> (u64, String) {
     let seen = world.backend.requests().await.unwrap();
-    let forms = seen.iter().filter(|seen| seen["method"] == "POST");
-    let last = forms.last().expect("a form");
+    let mut forms = seen.iter().filter(|seen| seen["method"] == "POST");
+    let last = forms.next_back().expect("a form");
     let body = last["body"].as_str().unwrap().to_owned();
     (last["body_bytes"].as_u64().unwrap(), body)
 }

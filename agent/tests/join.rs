@@ -163,7 +163,7 @@ async fn an_expired_agent_that_is_refused_does_not_ask_all_the_time() {
 #[tokio::test]
 async fn an_expired_agent_that_was_revoked_is_told_so_and_believes_control_alone() {
     for (is_ours, told) in [(true, "revoked"), (false, "not renewed")] {
-        let (mut plane, _token) = Plane::new(Some(403)).await;
+        let (plane, _token) = Plane::new(Some(403)).await;
         let dir = tempfile::tempdir().expect("a directory");
         let renewal = expired(&plane, dir.path()).await;
         let signer = if is_ours {
@@ -209,7 +209,7 @@ async fn a_leaf_that_is_not_alive_yet_is_left_alone() {
 
 impl Plane {
     /// Gives control's words along with its refusals.
-    fn says(&mut self, signed: &[u8]) {
+    fn says(&self, signed: &[u8]) {
         let text = data_encoding::BASE64.encode(signed);
         self.signed.send_replace(text);
     }

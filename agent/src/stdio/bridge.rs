@@ -381,10 +381,10 @@ fn not_begun(error: StartError) -> Otherwise {
     Otherwise::NotBegun(match error {
         StartError::Full => NotBegun::Full,
         StartError::Spawn(_)
-        | StartError::Ended(_)
+        | StartError::Ended { .. }
         | StartError::Silent
         | StartError::Refused(_)
         | StartError::Waits(_)
-        | StartError::Stopped => NotBegun::Unreachable(error.to_string()),
+        | StartError::Stopped => NotBegun::Unreachable(error.reason()),
     })
 }

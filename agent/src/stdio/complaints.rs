@@ -58,8 +58,8 @@ pub(super) async fn log(
         }
         words.add(line);
         match pace.take(Instant::now()) {
-            Some(0) => tracing::info!(service, pid, ?line, "a server says"),
-            Some(lost) => tracing::info!(service, pid, ?line, lost, "a server says"),
+            Some(0) => tracing::debug!(service, pid, ?line, "a server says"),
+            Some(lost) => tracing::debug!(service, pid, ?line, lost, "a server says"),
             None => {}
         }
     }

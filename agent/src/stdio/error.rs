@@ -33,15 +33,20 @@ pub(super) enum End {
     Stopped,
 }
 
-/// Why there is no process to talk to.
+/// Why there is no process to talk to. As text it is what callers may read: what a server
+/// complains about, and what a start needs, stay here ([`StartError::reason`]).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StartError {
     /// It cannot be started.
-    #[error("{0}")]
+    #[error("the server cannot be started")]
     Spawn(String),
     /// It ended before it had answered anything.
-    #[error("{0}")]
-    Ended(String),
+    #[error("{end}")]
+    Ended {
+        end: End,
+        /// The last of its standard error.
+        words: String,
+    },
     /// It has not answered in time.
     #[error("no answer to `initialize` in time")]
     Silent,
@@ -49,7 +54,7 @@ pub(super) enum StartError {
     #[error("`initialize` is answered by an error: {0}")]
     Refused(String),
     /// It will be tried again later.
-    #[error("{0} (it is tried again)")]
+    #[error("the server cannot be started; it is tried again")]
     Waits(String),
     /// As many run as may.
     #[error("as many processes run as `limits.instances` permits")]
@@ -57,6 +62,20 @@ pub(super) enum StartError {
     /// The agent ends it.
     #[error("the service ends")]
     Stopped,
+}
+
+impl StartError {
+    /// For the status and the log of the agent: with what the server said on its standard error.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Spawn(reason) => reason.clone(),
+            Self::Ended { end, words } if !words.is_empty() => format!("{end}: {words}"),
+            Self::Waits(reason) => format!("{reason} (it is tried again)"),
+            Self::Ended { .. } | Self::Silent | Self::Refused(_) | Self::Full | Self::Stopped => {
+                self.to_string()
+            }
+        }
+    }
 }
 
 /// What a caller is told by the agent, in the place of the server.
@@ -194,7 +213,7 @@ impl Problem {
             Self::Start(error) => match error {
                 StartError::Silent => with(StatusCode::GATEWAY_TIMEOUT, LATE),
                 StartError::Spawn(_)
-                | StartError::Ended(_)
+                | StartError::Ended { .. }
                 | StartError::Refused(_)
                 | StartError::Waits(_) => with(StatusCode::BAD_GATEWAY, CUT),
                 StartError::Full | StartError::Stopped => {

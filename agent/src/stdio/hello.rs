@@ -80,12 +80,10 @@ pub(super) fn ended(end: &End, instance: &Instance) -> StartError {
     if *end == End::Stopped {
         return StartError::Stopped;
     }
-    let words = instance.last_words();
-    StartError::Ended(if words.is_empty() {
-        end.to_string()
-    } else {
-        bounded(&format!("{end}: {words}"))
-    })
+    StartError::Ended {
+        end: end.clone(),
+        words: bounded(&instance.last_words()),
+    }
 }
 
 pub(super) fn bounded(text: &str) -> String {

@@ -145,7 +145,7 @@ impl Stdio {
     pub async fn probe(&self) -> Result<(), String> {
         self.sessions.sweep(self.spec.limits.idle);
         self.supply.sweep().await;
-        self.supply.probe().await.map_err(|error| error.to_string())
+        self.supply.probe().await.map_err(|error| error.reason())
     }
 }
 

@@ -216,7 +216,7 @@ impl Supply {
         match found.map_err(|_| StartError::Silent)? {
             Ok((era, greeting)) => Ok((era, ready(greeting))),
             // Asked in the newer way some end; greeted first, they live.
-            Err(StartError::Ended(_)) => Ok((Era::Sessions, self.greeted().await?)),
+            Err(StartError::Ended { .. }) => Ok((Era::Sessions, self.greeted().await?)),
             Err(error) => Err(error),
         }
     }
@@ -277,8 +277,10 @@ impl Supply {
                 | StartError::Full
                 | StartError::Stopped,
             ) => {}
-            Err(error @ (StartError::Ended(_) | StartError::Silent | StartError::Refused(_))) => {
-                self.failed(&error.to_string());
+            Err(
+                error @ (StartError::Ended { .. } | StartError::Silent | StartError::Refused(_)),
+            ) => {
+                self.failed(&error.reason());
             }
         }
         result

@@ -698,6 +698,13 @@ async fn one_that_cannot_start_is_down_and_says_why() {
     };
     assert!(reason.contains("no such module"), "{reason}");
     world.end().await;
+    let world = World::new("echo 'postgres://svc:secret@db is down' >&2; exit 3");
+    let answer = world.call(Method::POST, &[], &initialize()).await;
+    assert_eq!(answer.status, 502);
+    let error = answer.json().await.to_string();
+    assert!(error.contains("exit status: 3"), "{error}");
+    assert!(!error.contains("secret"), "it stays in the agent: {error}");
+    world.end().await;
     let world = World::with("", |spec| spec.cwd = Some("/nowhere".into()), quick());
     assert!(world.stdio.probe().await.is_err());
     world.end().await;

@@ -221,7 +221,8 @@ impl Instance {
         if *end == End::Stopped {
             tracing::info!(service = %self.service, pid = self.pid, "a server is ended");
         } else {
-            tracing::warn!(service = %self.service, pid = self.pid, reason = %end, waiting = waiting.len(), "a server is gone");
+            let words = self.words.text();
+            tracing::warn!(service = %self.service, pid = self.pid, reason = %end, words, waiting = waiting.len(), "a server is gone");
         }
         let problem = Problem::Ended(end.clone());
         for pending in waiting {

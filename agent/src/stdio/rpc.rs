@@ -48,8 +48,8 @@ pub(super) struct Request {
 /// Why some bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotAMessage {
-    /// Not JSON, or with a key twice.
-    #[error("not a JSON object with unique keys")]
+    /// Not JSON, or with a key twice, or too many of them: in itself, its `params` or its `_meta`.
+    #[error("not a JSON object with unique keys, 1,024 at most")]
     Json,
     /// A batch: part of one revision of MCP, and taken out again.
     #[error("batches are not part of MCP any more")]
@@ -71,6 +71,9 @@ impl Message {
         if object.get("jsonrpc").map(RawValue::get) != Some("\"2.0\"") {
             return Err(NotAMessage::JsonRpc);
         }
+        // What is not taken apart is not rewritten: a token of one caller would be another's.
+        let params = inner(object.get("params"))?;
+        inner(params.as_ref().and_then(|params| params.get("_meta")))?;
         let id = match object.get("id") {
             Some(raw) => Some(Id::new(raw).ok_or(NotAMessage::JsonRpc)?),
             None => None,
@@ -86,6 +89,16 @@ impl Message {
             (None, Some(id), true) => Ok(Self::Response { id, object }),
             _ => Err(NotAMessage::JsonRpc),
         }
+    }
+}
+
+/// The object in a member, where it is one.
+fn inner(member: Option<&RawValue>) -> Result<Option<Object>, NotAMessage> {
+    match member {
+        Some(raw) if raw.get().starts_with('{') => {
+            Object::parse(raw).map(Some).ok_or(NotAMessage::Json)
+        }
+        Some(_) | None => Ok(None),
     }
 }
 
@@ -270,6 +283,33 @@ mod tests {
         let line = message.line();
         assert!(!line.contains(&b'\n') && !line.contains(&b'\r'), "{line:?}");
         assert_eq!(message.text_at(&["params", "a"]).as_deref(), Some("b\nc"));
+    }
+
+    #[test]
+    fn what_names_a_caller_can_be_taken_apart_or_is_no_message() {
+        let crowd: Vec<String> = (0..=MAX_MEMBERS).map(|n| format!("\"{n}\":0")).collect();
+        let crowd = crowd.join(",");
+        for inner in ["\"a\":1,\"a\":2", "\"a\":1,\"\\u0061\":2", &crowd] {
+            for text in [
+                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{{inner}}}}}"#),
+                format!(
+                    r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"_meta":{{"progressToken":7,{inner}}}}}}}"#
+                ),
+                format!(
+                    r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":7,{inner}}}}}"#
+                ),
+            ] {
+                let parsed = Message::parse(text.as_bytes());
+                assert!(matches!(parsed, Err(NotAMessage::Json)), "{text:.99}");
+            }
+        }
+        for text in [
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"arguments":{"a":1,"a":2}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":null}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#,
+        ] {
+            assert!(Message::parse(text.as_bytes()).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -22,7 +22,6 @@ const MAX_ASKED: usize = 64;
 
 const TOKEN: [&str; 3] = ["params", "_meta", "progressToken"];
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
-const LOG_LEVEL: [&str; 3] = ["params", "_meta", "io.modelcontextprotocol/logLevel"];
 
 /// Whom a process serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +55,6 @@ pub(super) struct Pending<S> {
     pub(super) to: S,
     owner: u64,
     token: Option<Token>,
-    logs: bool,
     listens: bool,
 }
 
@@ -137,7 +135,6 @@ impl<S: Clone> Router<S> {
             to,
             owner,
             token,
-            logs: object.at(&LOG_LEVEL).is_some(),
             listens: method == "subscriptions/listen",
         };
         self.pending.insert(ours, pending);

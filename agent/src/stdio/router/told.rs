@@ -48,7 +48,7 @@ impl<S: Clone> Router<S> {
         }
     }
 
-    /// Of the stateless protocol: by subscription, else to the one whom it must be meant for.
+    /// Of the stateless protocol: what names no subscription reaches nobody.
     fn tell_one(&mut self, method: &str, mut object: Object) -> Routed<S> {
         let subscription = object.at(&["params", "_meta", SUBSCRIPTION]);
         if let Some(ours) = subscription.as_deref().and_then(ours) {
@@ -76,16 +76,8 @@ impl<S: Clone> Router<S> {
                 None => Routed::Nowhere("it cancels nothing that goes on"),
             };
         }
-        let logs = method == "notifications/message";
-        let mut may = self.pending.values().filter(|p| !logs || p.logs);
-        match (may.next(), may.next()) {
-            (Some(pending), None) => Routed::Part {
-                to: pending.to.clone(),
-                line: object.line(),
-                must: false,
-            },
-            _ => Routed::Nowhere("it does not say whose it is"),
-        }
+        // Even where one caller waits alone: it may be about a request before.
+        Routed::Nowhere("it does not say whose it is")
     }
 
     fn progress(&self, mut object: Object) -> Routed<S> {

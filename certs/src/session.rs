@@ -276,7 +276,7 @@ mod tests {
         fn a_changed_text_never_opens(at in 0usize..120, to in any::<u8>()) {
             let key = SessionKey::generate();
             let text = key.seal(&acme(), "r", &[7; 40]).unwrap();
-            let mut bytes = text.clone().into_bytes();
+            let mut bytes = text.into_bytes();
             let at = at % bytes.len();
             prop_assume!(bytes[at] != to);
             bytes[at] = to;

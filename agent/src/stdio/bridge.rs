@@ -10,21 +10,19 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Answer};
+use super::body::Place;
 use super::error::{Problem, StartError};
 use super::instance::{Leaving, Untaken};
 use super::media::{self, EVENTS, JSON};
 use super::rpc::{Id, Message, Object, Raw, Request, raw};
 use super::session::Session;
-use super::spec::{MAX_LINE_BYTES, Sharing};
+use super::spec::Sharing;
 use super::stream::{Beginning, With};
 use super::supply::NotStateless;
 use super::{NotBegun, Stdio, hello, mirror, version};
@@ -97,68 +95,41 @@ impl Stdio {
                 return Err(Problem::Accept("application/json and text/event-stream").into());
             }
         }
-        let bytes = self.collect(headers, body).await?;
+        let (bytes, place) = self.collect(headers, body).await?;
         let message = Message::parse(&bytes).map_err(Problem::Message)?;
         if version::is_stateless_call(headers, Some(&message)) {
-            return self.stateless(headers, message, leaving).await;
+            return self.stateless(headers, (message, place), leaving).await;
         }
         match message {
             Message::Request(request) if request.method == "initialize" => {
-                self.initialize(headers, request).await
+                self.initialize(headers, request, place).await
             }
             Message::Request(request) => {
                 let session = self.session(headers);
                 let session = session.map_err(|problem| problem.of(&request.id))?;
-                self.request(&session, request).await
+                self.request(&session, request, place).await
             }
             Message::Notification { method, object } => {
                 let session = self.session(headers)?;
-                let told = session.instance.notify(session.no, &method, object).await;
+                let sent = (object, place);
+                let told = session.instance.notify(session.no, &method, sent).await;
                 told.map_err(untaken)?;
                 Ok(answer::empty(StatusCode::ACCEPTED))
             }
             Message::Response { id, object } => {
                 let session = self.session(headers)?;
-                let told = session.instance.respond(&id, &object).await;
+                let told = session.instance.respond(&id, &object, place).await;
                 told.map_err(untaken)?;
                 Ok(answer::empty(StatusCode::ACCEPTED))
             }
         }
-    }
-
-    /// The whole of a message. What many callers send at once is bounded together.
-    async fn collect(&self, headers: &HeaderMap, mut body: OutBody) -> Result<Bytes, Problem> {
-        let declared = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|n| n.to_str().ok()?.parse().ok());
-        let most = declared.unwrap_or(MAX_LINE_BYTES);
-        if most > MAX_LINE_BYTES {
-            return Err(Problem::TooLarge(MAX_LINE_BYTES));
-        }
-        let places = u32::try_from(most).unwrap_or(u32::MAX);
-        let _place = self
-            .holding
-            .try_acquire_many(places)
-            .map_err(|_| Problem::Busy)?;
-        let mut whole = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            // No trailer says anything to an MCP server.
-            let Ok(data) = frame.map_err(|_| Problem::Incomplete)?.into_data() else {
-                break;
-            };
-            if whole.len() + data.len() > most {
-                return Err(Problem::TooLarge(most));
-            }
-            whole.extend_from_slice(&data);
-        }
-        Ok(whole.freeze())
     }
 
     /// A message of the stateless protocol.
     async fn stateless(
         &self,
         headers: &HeaderMap,
-        message: Message,
+        (message, place): (Message, Place),
         leaving: &CancellationToken,
     ) -> Answered {
         let request = match message {
@@ -181,7 +152,9 @@ impl Stdio {
         }
         let listens = request.method == "subscriptions/listen";
         let stream = instance.stream(0, false);
-        let taken = instance.request(0, request, stream, true).await;
+        let taken = instance
+            .request(0, (request, Some(place)), stream, true)
+            .await;
         let mut reader = taken.map_err(|why| untaken(why).of(&id))?;
         if listens {
             reader.until(leaving);
@@ -194,12 +167,12 @@ impl Stdio {
     }
 
     /// The begin of a session.
-    async fn initialize(&self, headers: &HeaderMap, request: Request) -> Answered {
+    async fn initialize(&self, headers: &HeaderMap, request: Request, place: Place) -> Answered {
         if headers.contains_key(SESSION) {
             return Err(Problem::HasSession.of(&request.id));
         }
         let (session, mut answer) = match self.spec.instances {
-            Sharing::PerSession => match self.begin_own(request).await? {
+            Sharing::PerSession => match self.begin_own(request, place).await? {
                 (Some(session), answer) => (session, answer),
                 (None, answer) => return Ok(answer),
             },
@@ -217,6 +190,7 @@ impl Stdio {
     async fn begin_own(
         &self,
         request: Request,
+        place: Place,
     ) -> Result<(Option<Arc<Session>>, Answer), Otherwise> {
         let id = &request.id.clone();
         // Said in the newer way it is a method that is not there any more.
@@ -226,7 +200,8 @@ impl Stdio {
         let (instance, own) = started.map_err(not_begun)?;
         let no = self.sessions.number();
         let stream = instance.stream(0, false);
-        let taken = instance.request(no, request, stream, false).await;
+        let sent = (request, Some(place));
+        let taken = instance.request(no, sent, stream, false).await;
         let reader = taken.map_err(|why| untaken(why).of(id))?;
         if timeout(self.supply.pace.start, reader.begun())
             .await
@@ -276,7 +251,7 @@ impl Stdio {
     }
 
     /// A request in a session. Its caller may come back for the answer.
-    async fn request(&self, session: &Arc<Session>, request: Request) -> Answered {
+    async fn request(&self, session: &Arc<Session>, request: Request, place: Place) -> Answered {
         if self.spec.instances == Sharing::Shared
             && let Some(answer) = subscribe(session, &request)
         {
@@ -284,7 +259,8 @@ impl Stdio {
         }
         let id = request.id.clone();
         let (stream, instance) = (session.stream(), &session.instance);
-        let taken = instance.request(session.no, request, stream, false).await;
+        let sent = (request, Some(place));
+        let taken = instance.request(session.no, sent, stream, false).await;
         let reader = taken.map_err(|why| untaken(why).of(&id))?;
         let begun = timeout(self.supply.pace.head, reader.begun()).await;
         tracing::trace!(in_time = begun.is_ok(), "an answer begins");

@@ -173,7 +173,7 @@ impl Problem {
         let with = |status, (code, name)| (status, code, name);
         match self {
             Self::Message(NotAMessage::Json) => bad(PARSE),
-            Self::Message(NotAMessage::Batch | NotAMessage::JsonRpc)
+            Self::Message(NotAMessage::Batch | NotAMessage::LongName | NotAMessage::JsonRpc)
             | Self::Incomplete
             | Self::NoSession
             | Self::HasSession

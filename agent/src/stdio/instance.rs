@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::body::Place;
 use super::complaints::LastWords;
 use super::error::End;
 use super::process::{Pipes, Process};
@@ -26,13 +27,16 @@ const MAX_QUEUED: usize = 64;
 /// Answers and cancellations of ours that wait; those above are left out.
 const MAX_OWN: usize = 1_024;
 
+/// A line that waits to be written, with its share of what is held.
+type Queued = (Bytes, Option<Place>);
+
 /// A process that serves, seen by callers.
 #[derive(Debug)]
 pub(super) struct Instance {
     service: Arc<str>,
     pid: i32,
     state: Mutex<State>,
-    lines: mpsc::Sender<Bytes>,
+    lines: mpsc::Sender<Queued>,
     own: Notify,
     budget: Arc<Budget>,
     stop: CancellationToken,
@@ -206,7 +210,7 @@ impl Instance {
     pub(super) async fn request(
         self: &Arc<Self>,
         owner: u64,
-        request: Request,
+        (request, place): (Request, Option<Place>),
         stream: Arc<Stream>,
         cancels: bool,
     ) -> Result<Reader, Untaken> {
@@ -226,7 +230,7 @@ impl Instance {
         let Some(mut reader) = stream.read(None, with) else {
             return Err(Untaken::Full);
         };
-        self.send(line).await?;
+        self.send((line, place)).await?;
         if !cancels && let Some(hold) = reader.hold() {
             hold.leaving = Leaving::GoesOn;
         }
@@ -244,7 +248,7 @@ impl Instance {
             return Err(End::NotRpc);
         };
         let stream = self.stream(0, false);
-        let reader = match self.request(0, request, stream, false).await {
+        let reader = match self.request(0, (request, None), stream, false).await {
             Ok(reader) => reader,
             Err(Untaken::Full) => return Err(End::Hung),
             Err(Untaken::Ended(end)) => return Err(end),
@@ -266,11 +270,11 @@ impl Instance {
         &self,
         owner: u64,
         method: &str,
-        object: Object,
+        (object, place): (Object, Place),
     ) -> Result<(), Untaken> {
         let (line, over) = self.lock().router.notification(owner, method, object);
         if let Some(line) = line {
-            self.send(line).await?;
+            self.send((line, Some(place))).await?;
         }
         if let Some(stream) = over {
             stream.end();
@@ -285,10 +289,15 @@ impl Instance {
     }
 
     /// A client's answer to what the server has asked.
-    pub(super) async fn respond(&self, id: &Id, object: &Object) -> Result<(), Untaken> {
+    pub(super) async fn respond(
+        &self,
+        id: &Id,
+        object: &Object,
+        place: Place,
+    ) -> Result<(), Untaken> {
         let line = self.lock().router.response(id, object);
         match line {
-            Some(line) => self.send(line).await,
+            Some(line) => self.send((line, Some(place))).await,
             None => Ok(()),
         }
     }
@@ -302,7 +311,7 @@ impl Instance {
         }
     }
 
-    async fn send(&self, line: Bytes) -> Result<(), Untaken> {
+    async fn send(&self, line: Queued) -> Result<(), Untaken> {
         self.lines
             .send(line)
             .await

@@ -1,7 +1,7 @@
 //! MCP servers on stdio, run by the agent.
 //!
 //! ```text
-//!  bridge      HTTP of both eras                    mirror, params, version, answer, error
+//!  bridge      HTTP of both eras                    body, mirror, params, version, answer, error
 //!   |
 //!  session     what lives between requests          stream: events, kept to be resumed
 //!   |
@@ -21,6 +21,7 @@
 
 mod account;
 mod answer;
+mod body;
 mod bridge;
 mod complaints;
 mod error;
@@ -69,7 +70,7 @@ pub struct Stdio {
     params: params::Known,
 }
 
-/// Bytes of requests that are held at once while they arrive.
+/// Bytes of requests that are held at once, from their arrival until a process has read them.
 const MAX_HELD_BYTES: usize = 128 << 20;
 
 /// Why nothing of a call has reached a server.

@@ -54,10 +54,16 @@ pub(super) enum NotAMessage {
     /// A batch: part of one revision of MCP, and taken out again.
     #[error("batches are not part of MCP any more")]
     Batch,
+    /// What names a request is too long.
+    #[error("an id or a progress token has at most 1,024 bytes")]
+    LongName,
     /// JSON, but not JSON-RPC 2.0 as MCP has it.
     #[error("not a JSON-RPC 2.0 message")]
     JsonRpc,
 }
+
+/// Longest id, and longest progress token, in bytes: they are kept for as long as a request.
+const MAX_NAME_BYTES: usize = 1_024;
 
 impl Message {
     /// Reads one message.
@@ -73,7 +79,12 @@ impl Message {
         }
         // What is not taken apart is not rewritten: a token of one caller would be another's.
         let params = inner(object.get("params"))?;
-        inner(params.as_ref().and_then(|params| params.get("_meta")))?;
+        let meta = inner(params.as_ref().and_then(|params| params.get("_meta")))?;
+        let token = meta.as_ref().and_then(|meta| meta.get("progressToken"));
+        let is_long = |name: &RawValue| name.get().len() > MAX_NAME_BYTES;
+        if object.get("id").is_some_and(is_long) || token.is_some_and(is_long) {
+            return Err(NotAMessage::LongName);
+        }
         let id = match object.get("id") {
             Some(raw) => Some(Id::new(raw).ok_or(NotAMessage::JsonRpc)?),
             None => None,
@@ -309,6 +320,26 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#,
         ] {
             assert!(Message::parse(text.as_bytes()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_request_is_short() {
+        for (length, fits) in [(MAX_NAME_BYTES, true), (MAX_NAME_BYTES + 1, false)] {
+            let name = "x".repeat(length - 2);
+            for text in [
+                format!(r#"{{"jsonrpc":"2.0","id":"{name}","method":"m"}}"#),
+                format!(
+                    r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"_meta":{{"progressToken":"{name}"}}}}}}"#
+                ),
+            ] {
+                let refused = Message::parse(text.as_bytes()).err();
+                assert_eq!(
+                    refused,
+                    (!fits).then_some(NotAMessage::LongName),
+                    "{length}"
+                );
+            }
         }
     }
 

@@ -684,6 +684,31 @@ async fn one_that_does_not_read_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn what_waits_for_one_that_does_not_read_stays_counted() {
+    let world = World::new(&server("*'\"deaf\"'*) sleep 1000 ;;"));
+    let session = world.begin().await;
+    let deaf = request(5, "deaf", &json!({}));
+    let large = request(6, "x", &json!("y".repeat(1 << 20)));
+    let counted = async {
+        while world.stdio.holding.available_permits() > MAX_HELD_BYTES - (1 << 20) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (deaf, large) = tokio::join!(world.post(&session, &deaf), async {
+        let mut large = std::pin::pin!(world.post(&session, &large));
+        tokio::select! {
+            biased;
+            answer = &mut large => panic!("{}: nothing has counted it", answer.status),
+            () = counted => large.await,
+        }
+    });
+    assert_eq!((deaf.status, large.status), (504, 504));
+    let free = world.stdio.holding.available_permits();
+    assert_eq!(free, MAX_HELD_BYTES, "what has ended holds nothing");
+    world.end().await;
+}
+
+#[tokio::test]
 async fn one_that_cannot_start_is_down_and_says_why() {
     let world = World::new("echo 'no such module' >&2; exit 3");
     let failed = world.stdio.probe().await.expect_err("it ends");

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use super::super::router::Routed;
 use super::super::rpc::Message;
 use super::super::spec::Pace;
 use super::super::stream::Pushed;
-use super::Instance;
+use super::{Instance, Queued};
 
 /// How long the last output of a process that has ended is read.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ impl Instance {
         &self,
         mut process: Process,
         pipes: Pipes,
-        queued: mpsc::Receiver<Bytes>,
+        queued: mpsc::Receiver<Queued>,
         pace: Pace,
     ) {
         let mut hearing = pin!(self.hear(pipes.stderr));
@@ -105,14 +105,14 @@ impl Instance {
     async fn write(
         &self,
         mut stdin: ChildStdin,
-        mut queued: mpsc::Receiver<Bytes>,
+        mut queued: mpsc::Receiver<Queued>,
         limit: Duration,
     ) -> End {
         let mut out = BytesMut::new();
         loop {
             let own = self.lock().own.pop_front();
-            let line = match own {
-                Some(line) => line,
+            let (line, place) = match own {
+                Some(line) => (line, None),
                 None => tokio::select! {
                     biased;
                     () = self.own.notified() => continue,
@@ -130,6 +130,7 @@ impl Instance {
                 Ok(Err(_)) => return End::Closed,
                 Err(_) => return End::Hung,
             }
+            drop(place);
         }
     }
 

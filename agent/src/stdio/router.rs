@@ -56,6 +56,8 @@ pub(super) struct Pending<S> {
     owner: u64,
     token: Option<Token>,
     listens: bool,
+    /// Its answer begins a session: until then nothing is said to anybody.
+    greets: bool,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,7 @@ impl<S: Clone> Router<S> {
             owner,
             token,
             listens: method == "subscriptions/listen",
+            greets: method == "initialize",
         };
         self.pending.insert(ours, pending);
         Ok((ours, object.line()))
@@ -267,7 +270,7 @@ impl<S: Clone> Router<S> {
     fn newest(&self, listens: impl Fn(&S) -> bool) -> Option<S> {
         let mut newest_first = self.pending.values().rev();
         newest_first
-            .find(|pending| listens(&pending.to))
+            .find(|pending| !pending.greets && listens(&pending.to))
             .map(|pending| pending.to.clone())
     }
 

@@ -281,3 +281,19 @@ fn requests_at_once_have_a_bound() {
     let ask = parsed(&json!({"jsonrpc": "2.0", "id": "more", "method": "roots/list"}));
     assert!(matches!(router.route(ask, |_| false), Routed::Reply(_)));
 }
+
+#[test]
+fn what_comes_before_the_greeting_is_no_part_of_it() {
+    let mut router = Router::new(Kind::Session);
+    let mut hello = with_token(&json!(1), &json!("t"));
+    hello["method"] = json!("initialize");
+    let (ours, _) = request(&mut router, 1, "a", &hello);
+    for early in [
+        told("notifications/message", &json!({"data": "starting"})),
+        progress(&json!("t")),
+    ] {
+        let told = router.route(early, |_| true);
+        assert!(matches!(told, Routed::General { .. }), "{told:?}");
+    }
+    assert_eq!(part(router.route(answer(ours), |_| true)).0, "a");
+}

@@ -84,7 +84,8 @@ impl<S: Clone> Router<S> {
         let token = object.at(&["params", "progressToken"]);
         let pending = token
             .and_then(|token| self.tokens.get(&key(&token)))
-            .and_then(|ours| self.pending.get(ours));
+            .and_then(|ours| self.pending.get(ours))
+            .filter(|pending| !pending.greets);
         match (pending, self.kind) {
             (Some(pending), _) => {
                 if let Some(token) = &pending.token {

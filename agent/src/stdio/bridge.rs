@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{self, Answer};
 use super::body::Place;
 use super::error::{Problem, StartError};
-use super::instance::{Leaving, Untaken};
+use super::instance::{Leaving, MAX_URI_BYTES, Untaken};
 use super::media::{self, EVENTS, JSON};
 use super::rpc::{Id, Message, Object, Raw, Request, raw};
 use super::session::Session;
@@ -178,7 +178,9 @@ impl Stdio {
             },
             Sharing::Shared => self.begin_shared(&request).await?,
         };
-        let name = self.sessions.add(session);
+        let Some(name) = self.sessions.add(session) else {
+            return Err(Otherwise::NotBegun(NotBegun::Full));
+        };
         if let Ok(name) = HeaderValue::try_from(name) {
             answer.headers_mut().insert(SESSION, name);
         }
@@ -238,6 +240,9 @@ impl Stdio {
     /// A session on the process that all share.
     async fn begin_shared(&self, request: &Request) -> Result<(Arc<Session>, Answer), Otherwise> {
         let (instance, greeting) = self.supply.shared().await.map_err(not_begun)?;
+        if !self.sessions.has_room() {
+            self.sessions.make_room(self.supply.pace.makes_room);
+        }
         let wanted = request.object.text_at(&["params", "protocolVersion"]);
         let greeting = hello::greeting(&greeting, wanted.as_deref());
         let version = greeting.text_at(&["protocolVersion"]).unwrap_or_default();
@@ -253,7 +258,7 @@ impl Stdio {
     /// A request in a session. Its caller may come back for the answer.
     async fn request(&self, session: &Arc<Session>, request: Request, place: Place) -> Answered {
         if self.spec.instances == Sharing::Shared
-            && let Some(answer) = subscribe(session, &request)
+            && let Some(answer) = subscribe(session, &request).map_err(|why| why.of(&request.id))?
         {
             return Ok(answer);
         }
@@ -322,15 +327,21 @@ impl Stdio {
 }
 
 /// Sessions that share a process share its subscriptions: the last one ends one.
-fn subscribe(session: &Session, request: &Request) -> Option<Answer> {
+fn subscribe(session: &Session, request: &Request) -> Result<Option<Answer>, Problem> {
     let wants = match request.method.as_str() {
         "resources/subscribe" => true,
         "resources/unsubscribe" => false,
-        _ => return None,
+        _ => return Ok(None),
     };
-    let uri = request.object.text_at(&["params", "uri"])?;
+    let Some(uri) = request.object.text_at(&["params", "uri"]) else {
+        return Ok(None);
+    };
+    if uri.len() > MAX_URI_BYTES {
+        return Err(Problem::Uri(MAX_URI_BYTES));
+    }
     let others = session.instance.subscribed(session.no, &uri, wants);
-    (!wants && others).then(|| result(&request.id, raw(&serde_json::json!({}))))
+    let others = others.map_err(untaken)?;
+    Ok((!wants && others).then(|| result(&request.id, raw(&serde_json::json!({})))))
 }
 
 /// An answer of ours to a request.

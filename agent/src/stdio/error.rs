@@ -120,6 +120,9 @@ pub(super) enum Problem {
     /// The stateless protocol wants more of a request.
     #[error("{0}")]
     Meta(String),
+    /// A resource whose name is too long to be kept.
+    #[error("a uri that is subscribed to has at most {0} bytes")]
+    Uri(usize),
     /// The stateless protocol has requests of clients only.
     #[error("the stateless protocol has no answers of clients")]
     Answer,
@@ -182,7 +185,7 @@ impl Problem {
             | Self::Answer
             | Self::Event => bad(INVALID_REQUEST),
             Self::Headers(_) => bad(HEADER_MISMATCH),
-            Self::Meta(_) => bad(INVALID_PARAMS),
+            Self::Meta(_) | Self::Uri(_) => bad(INVALID_PARAMS),
             Self::TooLarge(_) => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 INVALID_REQUEST,

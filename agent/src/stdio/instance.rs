@@ -30,6 +30,11 @@ const MAX_OWN: usize = 1_024;
 /// A line that waits to be written, with its share of what is held.
 type Queued = (Bytes, Option<Place>);
 
+/// Resources that a session which shares its process may subscribe to.
+pub(super) const MAX_SUBSCRIBED: usize = 256;
+/// Longest uri of such a resource, in bytes: it is kept for as long as the session.
+pub(super) const MAX_URI_BYTES: usize = 2 * 1024;
+
 /// A process that serves, seen by callers.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -193,17 +198,24 @@ impl Instance {
     }
 
     /// A session wants to hear of a resource, or not any more: whether another one still does.
-    pub(super) fn subscribed(&self, owner: u64, uri: &str, wants: bool) -> bool {
+    ///
+    /// # Errors
+    /// It hears of as many as it may.
+    pub(super) fn subscribed(&self, owner: u64, uri: &str, wants: bool) -> Result<bool, Untaken> {
         let mut state = self.lock();
         if let Some(session) = state.sessions.get_mut(&owner) {
             if wants {
+                let is_new = !session.subscribed.contains(uri);
+                if is_new && session.subscribed.len() >= MAX_SUBSCRIBED {
+                    return Err(Untaken::Full);
+                }
                 session.subscribed.insert(uri.to_owned());
             } else {
                 session.subscribed.remove(uri);
             }
         }
         let mut all = state.sessions.values();
-        all.any(|session| session.subscribed.contains(uri))
+        Ok(all.any(|session| session.subscribed.contains(uri)))
     }
 
     /// A request, whose answer comes on `stream`.

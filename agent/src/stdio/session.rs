@@ -14,6 +14,9 @@ use super::stream::Stream;
 /// Streams of requests that are kept, so that a client can come back for an answer.
 const MAX_STREAMS: usize = 64;
 
+/// Sessions of one service that share a process, which costs a client nothing but asking.
+pub(super) const MAX_SHARED: usize = 1_024;
+
 /// A session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -132,11 +135,21 @@ impl Sessions {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Takes a session in; gives its id, which nobody can guess.
-    pub(super) fn add(&self, session: Arc<Session>) -> String {
+    /// Takes a session in; gives its id, which nobody can guess. None where there are too many
+    /// that share a process.
+    pub(super) fn add(&self, session: Arc<Session>) -> Option<String> {
+        let mut all = lock(&self.all);
+        if session.own.is_none() && all.len() >= MAX_SHARED {
+            return None;
+        }
         let id = format!("{:032x}", rand::random::<u128>());
-        lock(&self.all).insert(id.clone(), session);
-        id
+        all.insert(id.clone(), session);
+        Some(id)
+    }
+
+    /// Whether one more may share a process.
+    pub(super) fn has_room(&self) -> bool {
+        lock(&self.all).len() < MAX_SHARED
     }
 
     /// The session of an id, if its process lives.

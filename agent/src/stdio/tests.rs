@@ -793,6 +793,48 @@ async fn sessions_may_share_a_process() {
 }
 
 #[tokio::test]
+async fn sessions_that_share_a_process_have_a_number() {
+    let pace = Pace {
+        makes_room: PATIENCE * 100,
+        ..quick()
+    };
+    let shared = |spec: &mut StdioSpec| spec.instances = Sharing::Shared;
+    let world = World::with(&server(""), shared, pace);
+    for _ in 0..session::MAX_SHARED {
+        let begun = world.call(Method::POST, &[], &initialize()).await;
+        assert_eq!(begun.status, 200);
+    }
+    let full = world.try_call(Method::POST, &[], &initialize()).await;
+    assert_eq!(full.map(|read| read.status), Err(NotBegun::Full));
+    assert_eq!(world.stdio.sessions.count(), session::MAX_SHARED);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_session_s_subscriptions_have_a_number_and_a_length() {
+    let world = World::shared(&server("*'\"resources/'*) reply '{}' ;;"));
+    let session = world.begin().await;
+    let send = |method: &str, uri: &str| request(1, method, &json!({"uri": uri}));
+    let long = send(
+        "resources/subscribe",
+        &"x".repeat(instance::MAX_URI_BYTES + 1),
+    );
+    assert_eq!(world.post(&session, &long).await.status, 400);
+    for n in 0..instance::MAX_SUBSCRIBED {
+        let one = send("resources/subscribe", &n.to_string());
+        assert_eq!(world.post(&session, &one).await.status, 200);
+    }
+    let more = send("resources/subscribe", "more");
+    assert_eq!(world.post(&session, &more).await.status, 503);
+    let again = send("resources/subscribe", "0");
+    assert_eq!(world.post(&session, &again).await.status, 200);
+    let less = send("resources/unsubscribe", "0");
+    assert_eq!(world.post(&session, &less).await.status, 200);
+    assert_eq!(world.post(&session, &more).await.status, 200);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_shared_process_is_restarted_after_a_while() {
     let world = World::shared(&server("*'\"crash\"'*) exit 1 ;;"));
     let session = world.begin().await;

@@ -85,22 +85,39 @@ async fn check_names_line_and_column_of_what_it_does_not_know() {
 
 #[tokio::test]
 async fn keys_that_this_build_cannot_enforce_are_errors_that_say_so() {
+    let service = "services:\n  - name: t\n    kind: mcp\n    url: http://127.0.0.1:1/mcp\n";
+    let later = [
+        (
+            format!("{service}    proxy: http://proxy.internal:3128\n"),
+            "proxy",
+        ),
+        (
+            format!("{service}proxy: http://proxy.internal:3128\n"),
+            "proxy",
+        ),
+        (format!("{service}nearest: 3\n"), "nearest"),
+    ];
+    for (yaml, key) in later {
+        let (code, text) = check(&yaml).await;
+        assert_eq!(code, Some(64), "{yaml}: {text}");
+        let told = text.contains(&format!("`{key}`")) && text.contains("later release");
+        assert!(told, "{yaml}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_another_kind_of_service_has_are_errors() {
+    let model = "services:\n  - name: t\n    kind: model\n    url: http://127.0.0.1:1/v1\n";
     for key in [
-        "tools: { allow: [\"get_*\"] }",
         "read_only: true",
-        "require_caller: { issuer: \"https://id.example\" }",
+        "tools: { allow: [\"get_*\"] }",
+        "command: [npx, a-server]",
     ] {
-        let (code, text) = check(&format!(
-            "services:\n  - name: t\n    kind: mcp\n    url: http://127.0.0.1:1/mcp\n    {key}\n"
-        ))
-        .await;
+        let (code, text) = check(&format!("{model}    {key}\n")).await;
         let name = key.split(':').next().unwrap();
         assert_eq!(code, Some(64), "{key}: {text}");
         assert!(text.contains(name), "{key}: {text}");
     }
-    let (code, text) =
-        check("services:\n  - name: t\n    kind: mcp\n    command: [npx, something]\n").await;
-    assert_eq!(code, Some(64), "{text}");
 }
 
 #[tokio::test]

@@ -44,8 +44,8 @@ const OUR_VARY: &str = "authorization, x-api-key";
 const PIECE_BYTES: usize = 64 * 1024;
 /// Room for heads.
 const HEAD_BYTES: usize = 256 * 1024;
-/// No exchange takes longer: 1 GiB at 8 MB/s.
-const PATIENCE: Duration = Duration::from_secs(130);
+/// No exchange takes longer: 1 GiB at 2 MB/s.
+const PATIENCE: Duration = Duration::from_secs(540);
 
 /// A request that can be sent again.
 #[derive(Clone, Debug)]

@@ -110,6 +110,15 @@ async fn namespace(folder: &Path) -> Option<Vec<String>> {
     None
 }
 
+/// Lets the name lead to `address`: in place, because a bind mount is of the file and not of its name; at one
+/// length and in one write, because who looks up meanwhile must find one of the two.
+fn bind(hosts: &Path, address: &str) {
+    let text = format!("127.0.0.1 localhost\n{address} {NAME}\n");
+    let mut file = fs::OpenOptions::new().write(true).open(hosts).unwrap();
+    file.write_all(format!("{text:\n<HOSTS_BYTES$}").as_bytes())
+        .unwrap();
+}
+
 async fn call(world: &World) -> Reply {
     world.client().get("/http/dev/web/x").await.unwrap()
 }
@@ -145,14 +154,7 @@ async fn a_name_that_rebinds_between_two_look_ups_is_refused_at_the_connected_ad
     // The same port on loopback, as if it were the host's own admin interface: it would answer, were it let.
     let port = outside.address.port();
     let inside = Canary::start(SocketAddr::from(([127, 0, 0, 1], port))).await;
-    let binds = |address: &str| {
-        // In place, because a bind mount is of the file and not of its name; at one length and in one write,
-        // because who looks up meanwhile must find one of the two.
-        let text = format!("127.0.0.1 localhost\n{address} {NAME}\n");
-        let mut file = fs::OpenOptions::new().write(true).open(&hosts).unwrap();
-        file.write_all(format!("{text:\n<HOSTS_BYTES$}").as_bytes())
-            .unwrap();
-    };
+    let binds = |address: &str| bind(&hosts, address);
     binds(&outside.address.ip().to_string());
     let mut world = World::builder().without_agent().start().await.unwrap();
     let mut spec = AgentSpec::joining(&world.gateway.line.join_token);

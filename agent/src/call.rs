@@ -290,6 +290,13 @@ fn not_made(open: &Open, error: &NotMade) -> Last {
     }
 }
 
+/// Nothing of the call was offered to a backend: the reason stays here.
+fn unreachable(open: &Open, error: &dyn std::error::Error) -> Last {
+    let reason = chain(error);
+    tracing::debug!(service = %open.service, reason, "no backend can be reached");
+    Last::Refuse(Code::BackendUnreachable)
+}
+
 /// Offers the call to a backend.
 async fn send(
     plan: &Plan,
@@ -298,15 +305,10 @@ async fn send(
     record: &mut Record,
     begun: &AtomicBool,
 ) -> Result<Sent, Last> {
-    let unreachable = |error: &dyn std::error::Error| {
-        let reason = chain(error);
-        tracing::debug!(service = %open.service, reason, "no backend can be reached");
-        Last::Refuse(Code::BackendUnreachable)
-    };
     let backends = &plan.service.backends;
     let connected = match backends.connect(rand::random).await {
         Ok(connected) => connected,
-        Err(error) => return Err(unreachable(&error)),
+        Err(error) => return Err(unreachable(open, &error)),
     };
     record.connected(connected.connect_time());
     let mut head = connected
@@ -326,7 +328,7 @@ async fn send(
         }),
         Err(SendError::NotOffered(error)) => {
             begun.store(false, Ordering::Relaxed);
-            Err(unreachable(&error))
+            Err(unreachable(open, &error))
         }
         Err(SendError::Begun(failure)) => Err(Last::Abort(code_of(failure))),
     }

@@ -17,9 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::io::poll_read_buf;
 
-use super::{Last, Plan, code_of, last_of, pass, turn};
+use super::{Last, Plan, code_of, last_of, pass, turn, unreachable};
 use crate::backend::{AnswerBody, BackendFailure, Called, SendError};
-use crate::error::chain;
 use crate::headers;
 use crate::passing::Passing;
 use crate::record::{Counter, Record};
@@ -68,15 +67,10 @@ async fn ask(
     record: &mut Record,
     begun: &AtomicBool,
 ) -> Result<Called, Last> {
-    let unreachable = |error: &dyn std::error::Error| {
-        let reason = chain(error);
-        tracing::debug!(service = %open.service, reason, "no backend can be reached");
-        Last::Refuse(Code::BackendUnreachable)
-    };
     let backends = &plan.service.backends;
     let connected = match backends.connect_alone(rand::random).await {
         Ok(connected) => connected,
-        Err(error) => return Err(unreachable(&error)),
+        Err(error) => return Err(unreachable(open, &error)),
     };
     record.connected(connected.connect_time());
     let mut head = connected
@@ -93,7 +87,7 @@ async fn ask(
         Ok(called) => Ok(called),
         Err(SendError::NotOffered(error)) => {
             begun.store(false, Ordering::Relaxed);
-            Err(unreachable(&error))
+            Err(unreachable(open, &error))
         }
         Err(SendError::Begun(failure)) => Err(Last::Abort(code_of(failure))),
     }
